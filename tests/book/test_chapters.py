@@ -1,0 +1,160 @@
+"""Every chapter keeps the form its readers count on. What a chapter *says* is checked by its own claims."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.findall(r"(?:file|root): *(\S+)", (ROOT / "_toc.yml").read_text())
+NOTEBOOKS = [path for name in NAMED if (path := ROOT / f"{name}.ipynb").exists()]
+CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d-", path.name)]  # appendices are free in form
+
+# The setup cell is the same in every chapter up to this line; after it come the chapter's own imports.
+SETUP = """\
+try:
+    import zoti
+except ModuleNotFoundError:  # on Colab, say
+    %pip install -q git+https://github.com/zoti-book/zoti
+"""
+
+by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+by_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def cells(path, kind=None):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
+
+
+def prose(path):
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def test_toc_and_folder_hold_the_same_chapters():
+    assert all((ROOT / f"{name}.ipynb").exists() or (ROOT / f"{name}.md").exists() for name in NAMED)
+    assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == {path.stem for path in NOTEBOOKS}
+    assert sorted(CHAPTERS) == CHAPTERS
+
+
+@by_name
+def test_committed_without_outputs(path):
+    for cell in cells(path, "code"):
+        assert not cell.outputs and cell.execution_count is None, f"run `nbstripout {path.name}`"
+    assert "widgets" not in json.loads(path.read_text())["metadata"]
+
+
+@by_name
+def test_notebook_is_valid_and_runs_anywhere(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3", "another machine has no kernel of that name"
+
+
+@by_name
+def test_code_fits_the_eye_and_the_page(path):
+    for cell in cells(path, "code"):
+        lines = cell.source.splitlines()
+        first = lines[0] if lines else "(empty)"
+        assert 0 < len(lines) <= 25, f"{len(lines)} lines: {first}"
+        longest = max(lines, key=len)
+        assert len(longest) <= 88, f"scrolls sideways: {longest}"
+        ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+@by_name
+def test_no_picture_comes_from_elsewhere(path):
+    text = prose(path)
+    assert not re.findall(r"!\[[^\]]*\]\(https?:|<img[^>]+src=[\"']https?:", text), "remote pictures vanish"
+    assert not re.findall(r"!\[\s*\]\(|<img(?![^>]*alt=)", text), "a picture without alt text"
+
+
+@by_chapter
+def test_opens_as_a_promise(path):
+    first = cells(path)[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \S.*", first.source), "the first line is the title"
+    opening = "\n".join(cell.source for cell in cells(path, "markdown")[:2]).lower()
+    for part in ("you will be able to", "you need", "minutes"):
+        assert part in opening, f"the opening lacks “{part}”"
+    assert len(re.findall(r"^# ", re.sub(r"```.*?```", "", prose(path), flags=re.S), flags=re.M)) == 1
+
+
+@by_chapter
+def test_setup_is_one_folded_cell(path):
+    (setup,) = [cell for cell in cells(path, "code") if "setup" in tags(cell)]
+    assert setup is not None and setup.source == cells(path, "code")[0].source, "setup comes first"
+    assert "hide-input" in tags(setup)
+    assert setup.source.startswith(SETUP)
+    assert "style()" in setup.source
+
+
+@by_chapter
+def test_nothing_else_hides_but_solutions(path):
+    for cell in cells(path, "code"):
+        folded = {tag for tag in tags(cell) if tag.startswith(("hide-", "remove-"))}
+        assert not folded or tags(cell) & {"setup", "solution"}, f"hidden: {cell.source[:60]}"
+        if "solution" in tags(cell):
+            assert "hide-cell" in folded, "a solution in plain sight"
+            assert cell.metadata.get("mystnb", {}).get("code_prompt_show") == "Solution"
+
+
+@by_chapter
+def test_the_reader_commits_before_seeing(path):
+    predictions = [i for i, cell in enumerate(cells(path)) if ":class: zoti-predict" in cell.source]
+    assert predictions, "no Predict"
+    for i in predictions:
+        later = [cell.cell_type for cell in cells(path)[i + 1 :]]
+        assert "code" in later, "nothing answers this prediction"
+
+
+@by_chapter
+def test_claims_are_checked_and_collected(path):
+    calls = [
+        node
+        for cell in cells(path, "code")
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source)))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    made = [call for call in calls if call.func.id == "claim"]
+    assert made, "no claim"
+    for call in made:
+        sentence = ast.unparse(call.args[0])
+        assert call.keywords, f"no measured value: {sentence}"
+        assert not isinstance(call.args[1], ast.Constant), f"true by decree: {sentence}"
+    assert any(call.func.id == "claims" for call in calls), "the claims are not shown as a table"
+
+
+@by_chapter
+def test_exercises_have_solutions(path):
+    # A solution is a dropdown in the text or a folded cell; it follows its exercise, before the next one.
+    marks = ""
+    for cell in cells(path):
+        if cell.cell_type == "code":
+            marks += "s" * ("solution" in tags(cell))
+        else:
+            found = re.findall(r":class: zoti-(exercise)|\{dropdown\} (Solution)", cell.source)
+            marks += "".join("e" if exercise else "s" for exercise, _ in found)
+    assert "e" in marks, "no exercise"
+    assert re.fullmatch("(es+)+", marks), f"exercises and solutions: {marks}"
+
+
+@by_chapter
+def test_seeds_are_fixed(path):
+    source = "\n".join(cell.source for cell in cells(path, "code"))
+    for call in ("np.random.rand", "np.random.seed", "torch.manual_seed", "default_rng()"):
+        assert call not in source, f"chance enters by a generator with a seed, not by {call}"
+
+
+@by_chapter
+def test_ends_with_what_was_left_out(path):
+    headings = [h.lower() for h in re.findall(r"^## *(.+)$", prose(path), flags=re.M)]
+    assert any("left out" in h for h in headings[-4:]), headings
+    assert any("reference" in h for h in headings[-3:]), headings

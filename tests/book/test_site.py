@@ -1,0 +1,216 @@
+"""The built site, read as its readers do: offline, by keyboard, by night, on a phone, without scripts."""
+
+import os
+import re
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "_build" / "html"
+NAMES = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+PAGES = [f"{name}.html" for name in re.findall(r"(?:file|root): *(\S+)", (ROOT / "_toc.yml").read_text())]
+QUIET = [  # Chromium's own errands would count as foreign requests
+    "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-default-apps", "--no-first-run",
+]  # fmt: skip
+
+missing = "" if HTML.exists() else "no built site: run `make book`"
+missing = missing if CHROMIUM else "chromium is not installed"
+pytestmark = [
+    pytest.mark.slow,
+    # On CI a missing browser or site is a failure, not an excuse.
+    pytest.mark.skipif(bool(missing) and not os.environ.get("CI"), reason=missing),
+]
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert not missing, missing
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, host):
+    """visit(page, **how) opens a page and awaits its widgets; .foreign and .errors gather what went wrong."""
+    contexts = []
+
+    def visit(name, **how):
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | how))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.foreign, page.errors = [], []
+
+        def judge(route):
+            if route.request.url.startswith((host, "data:")):
+                return route.continue_()
+            page.foreign.append(route.request.url)
+            return route.abort()
+
+        page.route("**/*", judge)
+        page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("response", lambda r: r.status >= 400 and page.errors.append(f"{r.status} {r.url}"))
+        page.goto(f"{host}/{name}")
+        wanted = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
+        if wanted and how.get("java_script_enabled", True):
+            drawn = "n => document.querySelectorAll('.widget-subarea > *').length >= n"
+            page.wait_for_function(drawn, arg=wanted)
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def shown(explorer):
+    """Alt text and source of the one picture an explorer shows."""
+    pictures = [img for img in explorer.locator("img").all() if img.is_visible()]
+    assert len(pictures) == 1, f"{len(pictures)} pictures at once"
+    return pictures[0].get_attribute("alt"), pictures[0].get_attribute("src")
+
+
+def luminance(rgb):
+    """Relative luminance of a CSS colour, after WCAG 2."""
+    channels = [int(c) / 255 for c in re.findall(r"\d+", rgb)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# The first background that isn't transparent, from an element outwards.
+BEHIND = """e => {
+    for (; e; e = e.parentElement) {
+        const colour = getComputedStyle(e).backgroundColor;
+        if (colour != "rgba(0, 0, 0, 0)") return colour;
+    }
+    return "rgb(255, 255, 255)";
+}"""
+
+
+def test_toc_is_found_whole():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    assert PAGES[0] == toc["root"] + ".html" and len(PAGES) == str(toc).count("'file':") + 1
+
+
+@pytest.mark.parametrize("name", ["index.html", "search.html", *PAGES])
+def test_page_is_whole_and_asks_no_other_host(visit, name):
+    page = visit(name)
+    assert not page.foreign
+    assert not page.errors
+    for img in page.locator("img").all():
+        what = (img.get_attribute("src") or "")[:60]
+        alt = img.get_attribute("alt") or ""  # a figure shown without picture() gets its file's name
+        assert alt.strip() and not alt.endswith((".png", ".svg", ".webp")), f"no alt text: {what}"
+        assert img.evaluate("img => img.complete && img.naturalWidth > 0"), f"does not load: {what}"
+    litter = page.locator(".cell_output .stderr").all_text_contents()
+    assert not litter, f"warnings or progress bars on the page: {litter}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_slider_moves_by_keyboard(visit, name):
+    page = visit(name)
+    for explorer in page.locator(".zoti-explorer").all():
+        handles = explorer.locator(".noUi-handle").all()
+        assert handles, "an explorer without a slider"
+        for handle in handles:
+            assert handle.get_attribute("aria-label"), "a slider without a name"
+            before, value = shown(explorer), handle.get_attribute("aria-valuetext")
+            handle.focus()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(150)
+            after = shown(explorer)
+            assert handle.get_attribute("aria-valuetext") != value, "the value isn't said"
+            assert after[0] != before[0], f"the alt text stays: {before[0]}"
+            assert after[1] != before[1], f"the picture stays: {before[0]}"
+    assert not page.errors
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_play_plays(visit, name):
+    page = visit(name)
+    for button in page.locator(".widget-play button[aria-label=play]").all():
+        explorer = button.locator("xpath=ancestor::*[contains(@class, 'zoti-explorer')]")
+        before = shown(explorer)
+        button.click()
+        page.wait_for_timeout(1500)
+        assert shown(explorer) != before
+    assert not page.errors
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_phone_scrolls_in_one_direction(visit, name):
+    page = visit(name, viewport={"width": 390, "height": 844}, has_touch=True)
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # Code and tables may scroll in themselves; pictures may not stand out.
+        for img in page.locator("article img").all():
+            if box := img.is_visible() and img.bounding_box():
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width + 1
+
+
+def test_phone_has_a_menu(visit):
+    page = visit(PAGES[0], viewport={"width": 390, "height": 844}, has_touch=True)
+    link = page.locator(".bd-links a:visible, #pst-primary-sidebar-modal a:visible")
+    page.locator(".bd-header-article .primary-toggle").tap()
+    page.wait_for_timeout(500)
+    assert link.count() >= len(PAGES) - 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_day_and_night(visit, name, scheme):
+    page = visit(name, color_scheme=scheme)
+    colour = "(e, what) => getComputedStyle(e)[what]"
+    ground = page.locator("body").evaluate(colour, "backgroundColor")
+    assert (luminance(ground) < 0.05) == (scheme == "dark")
+    for img in page.locator("article img.dark-light").all():
+        assert img.evaluate(colour, "backgroundColor") == "rgb(255, 255, 255)"
+        assert img.evaluate(colour, "filter") == "none", "the theme dims it"
+    written = ".zoti-claim p, .zoti-claims td, .zoti-predict p, .zoti-exercise p, .zoti-explorer label"
+    for part in page.locator(written).all():
+        ink = luminance(part.evaluate(colour, "color"))
+        behind = luminance(part.evaluate(BEHIND))
+        contrast = (max(ink, behind) + 0.05) / (min(ink, behind) + 0.05)
+        assert contrast >= 4.5, f"contrast {contrast:.1f}: {part.text_content()[:60]}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_without_scripts_an_explorer_is_its_first_picture(visit, name):
+    with_scripts = visit(name).locator(".zoti-explorer").count()
+    pictures = visit(name, java_script_enabled=False).locator("noscript img")
+    assert pictures.count() == with_scripts
+    assert all(picture.is_visible() for picture in pictures.all())
+
+
+def test_launch_buttons_lead_to_the_chapter(visit):
+    for name in PAGES:
+        if (ROOT / name).with_suffix(".ipynb").exists():
+            link = visit(name).locator("a[href*='colab.research.google.com']").first.get_attribute("href")
+            assert link.endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb")

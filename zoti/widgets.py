@@ -1,0 +1,195 @@
+"""Pictures with words, explorers with sliders, claims with numbers: what a chapter shows.
+
+Everything here lives twice: in a running notebook, and in the built page where no kernel runs. So an explorer
+draws all its pictures beforehand and the browser only chooses among them (slider -> jslink -> Stack, core
+ipywidgets alone). Colab's ipywidgets 7 has no Stack; there Python exchanges the picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as ipw
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from PIL import Image
+
+# Okabe & Ito's colours, told apart with any colour vision. Their yellow is left out: it drowns on white.
+PALETTE = {
+    "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00",
+    "sky": "#56B4E9", "pink": "#CC79A7", "grey": "#767676", "ink": "#1F2A37",
+}  # fmt: skip
+
+
+def style() -> None:
+    """Give matplotlib the book's palette, type and white ground: once a chapter, in its setup cell."""
+    ink = PALETTE["ink"]
+    mpl.rcParams.update({
+        "axes.prop_cycle": plt.cycler(color=[c for c in PALETTE.values() if c != ink]),
+        "figure.figsize": (6.4, 3.4), "figure.dpi": 100, "figure.constrained_layout.use": True,
+        "figure.facecolor": "white", "axes.facecolor": "white",
+        "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
+        "axes.edgecolor": "#9AA3AE", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E9ED", "grid.linewidth": 0.8,
+        "lines.linewidth": 2, "legend.frameon": False, "image.interpolation": "nearest",
+    })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Html:
+    """Markup for whoever has a browser, the same in plain text for whoever has not."""
+
+    markup: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.markup
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def picture(image: mpl.figure.Figure | Image.Image | np.ndarray, alt: str, width: int | None = None) -> Html:
+    """Show a matplotlib figure, a PIL image or a uint8 (h, w, 3) array, `width` CSS pixels wide.
+
+    `alt` says in words what there is to see, written from the values drawn. A figure is closed, saved at
+    twice its size for sharp screens, and scales smoothly; an image is data, and enlarged shows square pixels.
+    """
+    if not alt.strip():
+        raise ValueError("a picture needs alt text: what would you say to someone who cannot see it?")
+    crisp = not isinstance(image, mpl.figure.Figure)
+    buffer = io.BytesIO()
+    if isinstance(image, mpl.figure.Figure):
+        image.savefig(buffer, format="png", dpi=2 * image.dpi, facecolor="white")
+        plt.close(image)
+        image = Image.open(buffer)
+        width = width or image.width // 2
+    elif isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    width, buffer = width or image.width, io.BytesIO()
+    image.convert("RGB").save(buffer, format="webp", lossless=True)  # a third of the size of SVG or PNG
+    data = base64.b64encode(buffer.getvalue()).decode()
+    look = f"width:{width}px;max-width:100%;height:auto" + ";image-rendering:pixelated" * crisp
+    source = f"data:image/webp;base64,{data}"
+    return Html(f'<img class="dark-light" style="{look}" alt="{html.escape(alt)}" src="{source}">', alt)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Sliders over pictures. Where scripts are off, the page shows the first picture."""
+
+    widget: ipw.Widget
+    first: Html
+
+    def _ipython_display_(self) -> None:
+        # html-manager never removes a picture left for those without scripts; <noscript> needs no removing.
+        display(Html(f"<noscript>{self.first.markup}</noscript>", self.first.text))
+        display(self.widget)
+
+
+def explorer(draw: Callable[..., Html], axes: Mapping[str, Sequence[Any]], play: bool = False) -> Explorer:
+    """One slider for each axis, and the picture follows: explorer(draw, {"timestep": [1, 250, 500]}).
+
+    `draw(*values)` returns a `picture` and is called once for every combination of the axes' values, so their
+    product is also the page's weight: 40 pictures are plenty. `play` adds a button that walks the first axis.
+    """
+    sizes = [range(len(values)) for values in axes.values()]
+    pictures = {
+        place: draw(*(values[i] for i, values in zip(place, axes.values(), strict=True)))
+        for place in itertools.product(*sizes)
+    }
+    wide = ipw.Layout(width="100%", max_width="34rem")
+    roomy = {"description_width": "initial"}
+    sliders = [
+        ipw.SelectionSlider(options=[number(v) for v in values], description=name, layout=wide, style=roomy)
+        for name, values in axes.items()
+    ]
+    screen = _stacked(pictures, sliders) if hasattr(ipw, "Stack") else _exchanged(pictures, sliders)
+    controls: list[ipw.Widget] = [*sliders]
+    if play:
+        button = ipw.Play(min=0, max=len(sizes[0]) - 1, interval=500, show_repeat=False)
+        ipw.jslink((button, "value"), (sliders[0], "index"))
+        controls[0] = ipw.HBox([button, sliders[0]], layout=ipw.Layout(flex_flow="row wrap"))
+    box = ipw.VBox([*controls, screen])
+    box.add_class("zoti-explorer")
+    return Explorer(box, pictures[(0,) * len(sliders)])
+
+
+def _stacked(pictures: dict[tuple[int, ...], Html], sliders: list[ipw.SelectionSlider]) -> ipw.Widget:
+    """Stacks in Stacks, one level a slider, all of them turned by the browser."""
+    layout, look = ipw.Layout(), ipw.HTML().style  # shared: each widget's own would double the page's state
+
+    def level(place: tuple[int, ...]) -> ipw.Widget:
+        if len(place) == len(sliders):
+            return ipw.HTML(pictures[place].markup, layout=layout, style=look)
+        slider = sliders[len(place)]
+        choices = [level((*place, i)) for i in range(len(slider.options))]
+        stack = ipw.Stack(choices, selected_index=0, layout=layout)
+        ipw.jslink((slider, "index"), (stack, "selected_index"))
+        return stack
+
+    return level(())
+
+
+def _exchanged(pictures: dict[tuple[int, ...], Html], sliders: list[ipw.SelectionSlider]) -> ipw.Widget:
+    screen = ipw.HTML()
+
+    def show(_: Any = None) -> None:
+        screen.value = pictures[tuple(slider.index for slider in sliders)].markup
+
+    for slider in sliders:
+        slider.observe(show, names="index")
+    show()
+    return screen
+
+
+_claimed: dict[str, str] = {}  # sentence -> its measured values, for the table at a chapter's end
+
+
+def claim(sentence: str, holds: bool, **measured: Any) -> None:
+    """Show a sentence of the text with the values that bear it out, or fail the build if they do not.
+
+    claim("Two evaluations are better than one.", loss_2 < loss_1, loss_1=loss_1, loss_2=loss_2)
+    """
+    values = " · ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in measured.items())
+    if not holds:
+        raise AssertionError(f"{sentence} This does not hold: {values}")
+    _claimed[sentence] = values
+    tick = '<span class="zoti-tick" role="img" aria-label="holds">✓</span>'
+    value_line = f'<p class="zoti-measured">{html.escape(values)}</p>'
+    markup = f'<div class="zoti-claim"><p>{tick} {html.escape(sentence)}</p>{value_line}</div>'
+    display(Html(markup, f"✓ {sentence} ({values})"))
+
+
+def claims() -> Html:
+    """The chapter's claims so far, as a table."""
+    head = "<thead><tr><th>Claim</th><th>Measured here</th></tr></thead>"
+    rows = [f"<tr><td>{html.escape(s)}</td><td>{html.escape(v)}</td></tr>" for s, v in _claimed.items()]
+    return Html(
+        f'<table class="zoti-claims">{head}<tbody>{"".join(rows)}</tbody></table>',
+        "\n".join(f"✓ {s} ({v})" for s, v in _claimed.items()),
+    )
+
+
+def number(x: Any) -> str:
+    """A number as a reader wants it, in three digits: 0.0723 or 12,480 or 3.1×10⁻⁷. Words pass unchanged."""
+    if isinstance(x, (str, bool, np.bool_)) or not hasattr(x, "__float__"):
+        return str(x)
+    value = float(x)
+    if not math.isfinite(value):
+        return str(value)
+    if (value.is_integer() and abs(value) < 1e9) or 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    mantissa, _, power = f"{value:.3g}".partition("e")
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) if power else ""
+    return f"{mantissa}×10{raised}" if raised else mantissa
