@@ -1,0 +1,130 @@
+"""Measure tiny-sd against its bars: `python evaluate.py` -> data/tiny-sd/figures.json and contact sheets in build/.
+
+Everything is measured on the exported weights in data/, as a user loads them, over three seeds; the spread is the
+standard deviation between seeds. `--fast` paints a tenth, for a look during training.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+import torch
+from artwork import BUILD, CONCEPTS, HERE
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from train_judges import pixel_values
+from train_vae import to_tensor
+from transformers import ResNetForImageClassification
+from world import COLOURS, SETTINGS, World, caption
+
+DATA = HERE.parent
+SEEDS = (101, 102, 103)  # no training batch was drawn from these
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"mean": round(statistics.mean(values), 4), "sd": round(statistics.stdev(values), 4)}
+
+
+def psnr(pipe, world: World, seed: int, count: int = 256) -> float:
+    """Reconstruction of scenes never trained on, dB."""
+    rng = np.random.default_rng(seed)
+    x = to_tensor([world.sample(rng).pixels for _ in range(count)])
+    with torch.inference_mode():
+        y = torch.cat([pipe.vae.decode(pipe.vae.encode(b).latent_dist.mean).sample for b in x.split(64)])
+    return float((-10 * ((y.clamp(-1, 1) - x) / 2).square().mean((1, 2, 3)).log10()).mean())
+
+
+def paint(pipe, prompts: list[str], seed: int, steps: int = 25, guidance: float = 4.0) -> list[Image.Image]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        image
+        for i in range(0, len(prompts), 50)
+        for image in pipe(
+            prompts[i : i + 50], num_inference_steps=steps, guidance_scale=guidance, generator=generator
+        ).images
+    ]
+
+
+def obedience(pipe, judge, seed: int, count: int) -> tuple[dict[str, float], list]:
+    """Share of 'a [colour] [concept] [setting]' in which the classifier finds each of the three."""
+    rng = np.random.default_rng(seed)
+    facts = [
+        (list(CONCEPTS)[i % len(CONCEPTS)], rng.choice(list(COLOURS)), rng.choice(list(SETTINGS)))
+        for i in rng.permutation(count)
+    ]
+    images = paint(pipe, [caption(concept, setting, colour) for concept, colour, setting in facts], seed)
+    found = recognise(judge, [np.asarray(i) for i in images])
+    return {
+        k: sum(f[j] == g[j] for f, g in zip(facts, found, strict=True)) / count
+        for j, k in enumerate(("concept", "colour", "setting"))
+    }, images
+
+
+def recognise(judge, pictures: list[np.ndarray]) -> list[tuple[str, str, str]]:
+    """(concept, colour, setting) of each picture, colour always one of the seven."""
+    with torch.inference_mode():
+        logits = torch.cat([judge(pixel_values(pictures[i : i + 100])).logits for i in range(0, len(pictures), 100)])
+    concept, setting, colour = logits.split([len(CONCEPTS), len(SETTINGS), len(COLOURS) + 1], dim=1)
+    return [
+        (list(CONCEPTS)[a], list(COLOURS)[c], list(SETTINGS)[b])
+        for a, b, c in zip(concept.argmax(1), setting.argmax(1), colour[:, :-1].argmax(1), strict=True)
+    ]
+
+
+def sheet(images: list[Image.Image], columns: int, path, scale: int = 2) -> None:
+    rows = -(-len(images) // columns)
+    out = Image.new("RGB", (columns * 66, rows * 66), "white")
+    for i, image in enumerate(images):
+        out.paste(image, (i % columns * 66 + 1, i // columns * 66 + 1))
+    out.resize((out.width * scale, out.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--guidance", type=float, default=4.0)
+    args = parser.parse_args()
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    world, seeds = World(), SEEDS[:1] if args.fast else SEEDS
+    rng = np.random.default_rng(5)
+    gallery = [caption(c, list(SETTINGS)[rng.integers(10)]) for c in CONCEPTS]
+    began = time.time()
+    sheet(paint(pipe, gallery, 0, guidance=args.guidance), 16, BUILD / "gallery.png")
+    print(f"gallery {time.time() - began:.0f} s")
+    scenes = [world.sample(rng).pixels for _ in range(16)]
+    with torch.inference_mode():
+        x = to_tensor(scenes)
+        y = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mean).sample
+    again = [Image.fromarray(a) for a in ((y.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).byte().numpy()]
+    sheet([Image.fromarray(s) for s in scenes] + again, 16, BUILD / "reconstruction.png")
+    figures: dict = {"psnr": [psnr(pipe, world, s) for s in seeds]}
+    print(figures)
+    if not (DATA / "judges" / "classifier").exists():
+        return
+    judge = ResNetForImageClassification.from_pretrained(DATA / "judges" / "classifier", dtype=torch.float32).eval()
+    real = [world.sample(np.random.default_rng((s, 1))) for s in range(5000, 5500)]
+    found = recognise(judge, [s.pixels for s in real])
+    figures["judge_on_real"] = {
+        "concept": sum(s.concept == f[0] for s, f in zip(real, found, strict=True)) / len(real),
+        "setting": sum(s.setting == f[2] for s, f in zip(real, found, strict=True)) / len(real),
+        "colour": statistics.mean(s.colour == f[1] for s, f in zip(real, found, strict=True) if s.colour),
+    }
+    print(figures["judge_on_real"])
+    runs = [obedience(pipe, judge, s, 100 if args.fast else 500) for s in seeds]
+    sheet(runs[0][1][:96], 16, BUILD / "obedience.png")
+    print([r[0] for r in runs])
+    if not args.fast:
+        figures = {
+            "psnr": spread(figures["psnr"]),
+            "judge_on_real": figures["judge_on_real"],
+            **{k: spread([r[0][k] for r in runs]) for k in ("concept", "colour", "setting")},
+        }
+        (DATA / "tiny-sd" / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

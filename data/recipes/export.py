@@ -1,0 +1,52 @@
+"""Write what was trained as standard folders: `python export.py` -> data/tiny-sd and data/judges, in half precision."""
+
+import json
+
+import torch
+from artwork import BUILD, HERE
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from engine import load_ema
+from tokenizer import tokenizer
+from train_judges import DinoStudent, classifier, clip
+from train_unet import SCHEDULE, Painter, scaling_factor
+from train_vae import vae
+from transformers import BitImageProcessor, CLIPImageProcessor
+from world import SIZE, World
+
+DATA = HERE.parent
+
+
+def tiny_sd() -> None:
+    autoencoder, painter = vae(), Painter()
+    steps = {"vae": load_ema("vae", autoencoder), "unet": load_ema("unet", painter)}
+    autoencoder.register_to_config(scaling_factor=scaling_factor(0))
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=painter.text_encoder,
+        tokenizer=tokenizer(),
+        unet=painter.unet,
+        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(DATA / "tiny-sd", safe_serialization=True)
+    print(json.dumps(steps))
+
+
+def judges() -> None:
+    encoder, student, judge = clip(), DinoStudent(len(World().training) + len(World().others)), classifier()
+    load_ema("clip", encoder)
+    load_ema("dino", student)
+    load_ema("classifier", judge)
+    size = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+    for name, model in (("clip", encoder), ("dino", student.encoder), ("classifier", judge)):
+        model.half().save_pretrained(DATA / "judges" / name)
+        (BitImageProcessor if name == "dino" else CLIPImageProcessor)(**size).save_pretrained(DATA / "judges" / name)
+    tokenizer().save_pretrained(DATA / "judges" / "clip")
+
+
+if __name__ == "__main__":
+    tiny_sd()
+    if (BUILD / "classifier.ckpt.safetensors").exists():
+        judges()

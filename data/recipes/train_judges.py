@@ -1,0 +1,174 @@
+"""Train the three networks that only ever measure: `python train_judges.py clip|dino|classifier`.
+
+clip        a CLIPModel, contrastive on pictures and captions of the whole training world (CLIP-I, CLIP-T)
+dino        a Dinov2Model, taught to tell every drawing in every colour from every other, whatever its setting (DINO)
+classifier  a ResNet that names concept, setting and colour of a scene: the independent judge of tiny-sd's paintings
+
+All see real scenes only, never a painted one, and nothing that is held out.
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from artwork import CONCEPTS
+from engine import train
+from tokenizer import LENGTH, tokenizer
+from torch import nn
+from train_vae import to_tensor
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+from world import COLOURS, SETTINGS, SIZE, World
+
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)  # CLIP's own constants, as processors expect
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+
+def pixel_values(pictures: list) -> torch.Tensor:
+    return ((to_tensor(pictures) + 1) / 2 - MEAN) / STD
+
+
+def clip() -> CLIPModel:
+    tok = tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tok),
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tok.bos_token_id,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=640,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        image_size=SIZE,
+        patch_size=8,
+    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
+    return CLIPModel._from_config(config, attn_implementation="eager")  # faster backward than the fused one on a CPU
+
+
+class DinoStudent(nn.Module):
+    """The encoder, and the heads that are thrown away after training."""
+
+    def __init__(self, drawings: int) -> None:
+        super().__init__()
+        self.encoder = Dinov2Model._from_config(
+            Dinov2Config(
+                hidden_size=160, num_hidden_layers=5, num_attention_heads=5, mlp_ratio=4, image_size=SIZE, patch_size=8
+            ),
+            attn_implementation="eager",
+        )
+        self.encoder.embeddings.mask_token.requires_grad_(False)
+        self.drawing, self.colour = nn.Linear(160, drawings, bias=False), nn.Linear(160, len(COLOURS) + 1)
+
+
+def classifier() -> ResNetForImageClassification:
+    labels = [*CONCEPTS, *SETTINGS, *COLOURS, "no colour"]
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=32,
+            hidden_sizes=[32, 64, 128, 192],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            id2label=dict(enumerate(labels)),
+            label2id={w: i for i, w in enumerate(labels)},
+        )
+    )
+
+
+def make_clip(rank: int, batch: int):
+    world, tok, model = World(), tokenizer(), clip()
+    everything = world.training * 6 + world.others
+
+    def loss_fn(model, rng, step):
+        scenes = [world.sample(rng, everything) for _ in range(batch)]
+        words = tok([readable(s.caption) for s in scenes], padding="max_length", truncation=True, return_tensors="pt")
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(input_ids=words.input_ids, pixel_values=pixel_values([s.pixels for s in scenes]))
+        logits, target = out.logits_per_text.float(), torch.arange(batch)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return loss, {"loss": loss, "matched": (logits.argmax(0) == target).float().mean()}, batch
+
+    return model, loss_fn
+
+
+def readable(caption: str) -> str:
+    return caption.replace("other:", "").replace("-", " ")
+
+
+def make_dino(rank: int, batch: int):
+    world = World()
+    everything = world.training + world.others
+    number = {pair: i for i, pair in enumerate(everything)}
+    model = DinoStudent(len(everything))
+
+    def loss_fn(model, rng, step):
+        scenes = [world.sample(rng, everything) for _ in range(batch)]
+        with torch.autocast("cpu", torch.bfloat16):
+            features = F.normalize(
+                model.encoder(pixel_values([s.pixels for s in scenes])).pooler_output.float(), dim=-1
+            )
+            drawing = 20 * F.linear(features, F.normalize(model.drawing.weight, dim=-1))  # cosine: what DINO is read by
+            colour = model.colour(features * 10)
+        target = torch.tensor([number[s.style, s.concept] for s in scenes])
+        hue = torch.tensor([list(COLOURS).index(s.colour) if s.colour else len(COLOURS) for s in scenes])
+        loss = F.cross_entropy(drawing.float(), target) + F.cross_entropy(colour.float(), hue)
+        return (
+            loss,
+            {
+                "loss": loss,
+                "drawing": (drawing.argmax(1) == target).float().mean(),
+                "colour": (colour.argmax(1) == hue).float().mean(),
+            },
+            batch,
+        )
+
+    return model, loss_fn
+
+
+def make_classifier(rank: int, batch: int):
+    world, model = World(), classifier()
+    parts = [len(CONCEPTS), len(SETTINGS), len(COLOURS) + 1]
+
+    def loss_fn(model, rng, step):
+        scenes = [world.sample(rng) for _ in range(batch)]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(pixel_values([s.pixels for s in scenes])).logits.float().split(parts, dim=1)
+        targets = [
+            [list(CONCEPTS).index(s.concept) for s in scenes],
+            [list(SETTINGS).index(s.setting) for s in scenes],
+            [list(COLOURS).index(s.colour) if s.colour else len(COLOURS) for s in scenes],
+        ]
+        targets = [torch.tensor(t) for t in targets]
+        right = [(a.argmax(1) == t).float().mean() for a, t in zip(logits, targets, strict=True)]
+        loss = sum(F.cross_entropy(a, t) for a, t in zip(logits, targets, strict=True))
+        return loss, {"loss": loss, **dict(zip(("concept", "setting", "colour"), right, strict=True))}, batch
+
+    return model, loss_fn
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("which", choices=("clip", "dino", "classifier"))
+    parser.add_argument("--steps", type=int)
+    args = parser.parse_args()
+    make, steps, batch = {
+        "clip": (make_clip, 900, 96),
+        "dino": (make_dino, 1800, 48),
+        "classifier": (make_classifier, 1500, 32),
+    }[args.which]
+    train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)

@@ -1,0 +1,59 @@
+"""Train the autoencoder: `python train_vae.py`. 64x64x3 -> 8x8x32.
+
+Loss: squared error + a little L1 (edges) + beta KL. With beta the KL is an honest rate: a latent that explains less
+than sqrt(beta / 2) of pixel noise is dropped, so the latents stay near unit variance and easy to diffuse.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from engine import train
+from world import SIZE, World
+
+CHANNELS = (16, 32, 64, 128)
+BETA = 5e-4
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        latent_channels=32,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def to_tensor(pictures: list) -> torch.Tensor:
+    """uint8 (64, 64, 3) pictures -> (b, 3, 64, 64) in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def make(rank: int, batch: int):
+    world = World()
+    everything = world.training * 12 + world.others  # tiny-sd's own concepts in two pictures of five
+
+    def loss_fn(model, rng, step):
+        x = to_tensor([world.sample(rng, everything).pixels for _ in range(batch)])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(x).latent_dist
+            y = model.decode(posterior.sample()).sample.float()
+        error = (y - x) / 2  # in units of the [0, 1] range, as PSNR counts
+        mse = error.square().mean()
+        rate = posterior.kl().float().sum() / x.numel()
+        loss = mse + 0.03 * error.abs().mean() + BETA * rate
+        return loss * 10, {"psnr": -10 * mse.log10(), "bits": rate * 3 * 1.4427}, len(x)
+
+    return vae(), loss_fn
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=4000)
+    args = parser.parse_args()
+    train("vae", make, steps=args.steps, lr=2e-3, batch=8)
