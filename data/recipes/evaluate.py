@@ -19,6 +19,11 @@ from train_vae import to_tensor
 from transformers import ResNetForImageClassification
 from world import COLOURS, SETTINGS, World, caption
 
+from zoti import ConceptToken, DenoisingLoss, Uniform, cache_latents, load_pipeline
+from zoti.baselines import textual_inversion
+from zoti.data import load_subject
+from zoti.metrics import Metrics, mean_cosine
+
 DATA = HERE.parent
 SEEDS = (101, 102, 103)  # no training batch was drawn from these
 
@@ -73,6 +78,30 @@ def recognise(judge, pictures: list[np.ndarray]) -> list[tuple[str, str, str]]:
     ]
 
 
+def inversion(names: list[str]) -> dict[str, dict[str, float]]:
+    """How far textual inversion with backpropagation comes, from the class word (0) to truth's own likeness (1)."""
+    metrics, way = Metrics.load(), {}
+    for name in names:
+        subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
+        token = ConceptToken(pipe, "<new>", subject.class_word)
+        latents = cache_latents(pipe, subject.references)
+        objective = DenoisingLoss(pipe, token, latents, subject.captions, Uniform())
+        *_, last = textual_inversion(objective, steps=500)
+        prompts, features = subject.truth_captions, {}
+        for word, theta in (("class", token.initial), ("learned", last.theta)):
+            token.write(theta)
+            features[word] = paint(pipe, [p.replace("{}", "<new>") for p in prompts], seed=0)
+        for metric, alike in (("dino", metrics.dino_features), ("clip_i", metrics.clip_features)):
+            truth = alike(subject.truth)
+            scores = {word: mean_cosine(alike(images), truth) for word, images in features.items()}
+            n = len(truth)
+            scores["truth"] = (mean_cosine(truth, truth) * n - 1) / (n - 1)
+            scores["way"] = (scores["learned"] - scores["class"]) / (scores["truth"] - scores["class"])
+            way[f"{name}/{metric}"] = {k: round(v, 4) for k, v in scores.items()}
+        print(name, way[f"{name}/dino"], way[f"{name}/clip_i"], flush=True)
+    return way
+
+
 def sheet(images: list[Image.Image], columns: int, path, scale: int = 2) -> None:
     rows = -(-len(images) // columns)
     out = Image.new("RGB", (columns * 66, rows * 66), "white")
@@ -121,6 +150,10 @@ def main() -> None:
             "psnr": spread(figures["psnr"]),
             "judge_on_real": figures["judge_on_real"],
             **{k: spread([r[0][k] for r in runs]) for k in ("concept", "colour", "setting")},
+        }
+        ways = inversion(sorted(p.name for p in (DATA / "subjects").iterdir()))
+        figures |= {"inversion": ways} | {
+            f"way_{m}": spread([w["way"] for k, w in ways.items() if k.endswith(m)]) for m in ("dino", "clip_i")
         }
         (DATA / "tiny-sd" / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 

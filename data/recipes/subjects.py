@@ -97,6 +97,18 @@ def style(world: World, name: str, number: int) -> None:
     (folder / "subject.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def scenes(world: World, count: int = 96) -> None:
+    """Scenes of the training world that no training batch saw, side by side in one file: for the tests' measuring."""
+    rng = np.random.default_rng(2027)
+    drawn = [world.sample(rng) for _ in range(count)]
+    folder = DATA / "scenes"
+    folder.mkdir(exist_ok=True)
+    rows = [np.concatenate([s.pixels for s in drawn[i : i + 12]], 1) for i in range(0, count, 12)]
+    Image.fromarray(np.concatenate(rows)).save(folder / "scenes.png", optimize=True)
+    facts = [{k: getattr(s, k) for k in ("caption", "style", "concept", "colour", "setting")} for s in drawn]
+    (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     for kind in ("subjects", "styles"):
         shutil.rmtree(DATA / kind, ignore_errors=True)
@@ -105,3 +117,4 @@ if __name__ == "__main__":
         subject(drawn, name, number)
     for number, name in enumerate(HELD_OUT_STYLES):
         style(drawn, name, number)
+    scenes(drawn)

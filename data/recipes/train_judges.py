@@ -167,8 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
     make, steps, batch = {
-        "clip": (make_clip, 900, 96),
-        "dino": (make_dino, 1800, 48),
-        "classifier": (make_classifier, 1500, 32),
+        "clip": (make_clip, 600, 96),
+        "dino": (make_dino, 1200, 48),
+        "classifier": (make_classifier, 1000, 32),
     }[args.which]
     train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)

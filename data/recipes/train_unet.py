@@ -126,5 +126,5 @@ if __name__ == "__main__":
     parser.add_argument("--pool", type=int, default=0, help="seed of the pool of scenes")
     args = parser.parse_args()
     if not (BUILD / f"pool-{args.pool}-{PROCESSES - 1}.safetensors").exists():
-        torch.multiprocessing.spawn(_encode, (30_000, args.pool), PROCESSES)
+        torch.multiprocessing.spawn(_encode, (20_000, args.pool), PROCESSES)
     train("unet", make, steps=args.steps, lr=8e-4, ema_decay=0.9995, batch=24, pool=args.pool)

@@ -17,16 +17,26 @@ BETA = 5e-4
 
 
 def vae() -> AutoencoderKL:
-    return AutoencoderKL(
+    """Two choices a small autoencoder lives by, each worth dB from the first minute (measured over 300 steps):
+
+    - one normalisation group: groups of two channels erase the brightness of flat areas;
+    - a posterior that starts narrow: at the usual std of 1 the decoder first has to learn through its own noise.
+    """
+    model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=CHANNELS,
         layers_per_block=1,
         latent_channels=32,
-        norm_num_groups=8,
+        norm_num_groups=1,
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
+    with torch.no_grad():  # the upper half of quant_conv's channels is the log variance
+        model.quant_conv.bias[32:] = -5
+        model.quant_conv.weight[32:] *= 0.1
+        model.quant_conv.weight[:32] *= 2
+    return model
 
 
 def to_tensor(pictures: list) -> torch.Tensor:
@@ -56,4 +66,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4000)
     args = parser.parse_args()
-    train("vae", make, steps=args.steps, lr=2e-3, batch=8)
+    train("vae", make, steps=args.steps, lr=1.5e-3, batch=8)

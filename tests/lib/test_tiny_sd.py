@@ -1,0 +1,123 @@
+"""The committed weights against their bars (data/tiny-sd/README.md), measured here and now on what is committed."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from transformers import ResNetForImageClassification
+
+from zoti import load_pipeline
+from zoti.data import DATA, load_subject
+
+FACTS = json.loads((DATA / "scenes" / "scenes.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Image.Image]:
+    whole = Image.open(DATA / "scenes" / "scenes.png").convert("RGB")
+    boxes = [(x, y, x + 64, y + 64) for y in range(0, whole.height, 64) for x in range(0, whole.width, 64)]
+    return [whole.crop(box) for box in boxes]
+
+
+def psnr(pipe, images: list[Image.Image]) -> float:
+    x = pipe.image_processor.preprocess(images)
+    with torch.inference_mode():
+        y = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    return float((-10 * ((x - y) / 2).square().mean((1, 2, 3)).log10()).mean())
+
+
+def recognise(images: list[Image.Image]) -> list[set[str]]:
+    """The classifier's best concept, setting and colour (one of the seven) for each picture."""
+    judge = ResNetForImageClassification.from_pretrained(DATA / "judges" / "classifier", dtype=torch.float32).eval()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (
+        [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]))  # fmt: skip
+    x = torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        logits = judge((x - mean) / std).logits
+    names = judge.config.id2label
+    concepts = len(names) - 10 - 8
+    parts = [range(concepts), range(concepts, concepts + 10), range(concepts + 10, len(names) - 1)]
+    return [{names[part[int(row[list(part)].argmax())]] for part in parts} for row in logits]
+
+
+def test_folder_is_a_plain_pipeline_of_at_most_40_mb(tiny):
+    assert type(tiny.unet).__name__ == "UNet2DConditionModel"
+    assert type(tiny.vae).__name__ == "AutoencoderKL"
+    assert type(tiny.text_encoder).__name__ == "CLIPTextModel"
+    assert tiny.text_encoder.config.hidden_size == 256
+    assert tiny.scheduler.config.prediction_type == "epsilon"
+    weights = [p for folder in ("tiny-sd", "judges") for p in (DATA / folder).rglob("*.safetensors")]
+    assert sum(p.stat().st_size for p in weights) <= 40e6
+    assert not [p for p in DATA.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
+
+
+def test_committed_figures_are_those_of_the_committed_weights(tiny, scenes):
+    figures = json.loads((DATA / "tiny-sd" / "figures.json").read_text())
+    assert psnr(tiny, scenes) == pytest.approx(figures["psnr"]["mean"], abs=0.7)  # other scenes, the same world
+
+
+def test_the_judge_knows_the_real_world(scenes):
+    found = recognise(scenes)
+    for kind, bar in (("concept", 0.95), ("setting", 0.97), ("colour", 0.9)):
+        right = [fact[kind] in names for fact, names in zip(FACTS, found, strict=True) if fact[kind]]
+        assert np.mean(right) >= bar, kind
+
+
+@pytest.mark.slow
+def test_paintings_obey_their_prompts(tiny):
+    figures = json.loads((DATA / "tiny-sd" / "figures.json").read_text())
+    colours = sorted({f["colour"] for f in FACTS if f["colour"]})
+    concepts, settings = (sorted({f[k] for f in FACTS}) for k in ("concept", "setting"))
+    dice = random.Random(4)
+    asked = [(dice.choice(concepts), dice.choice(settings), dice.choice(colours)) for _ in range(200)]
+    prompts = [f"{'an' if c[0] in 'aeiou' else 'a'} {c} {thing} {place}" for thing, place, c in asked]
+    chance, images = torch.Generator().manual_seed(7), []
+    for i in range(0, 200, 50):
+        images += tiny(prompts[i : i + 50], num_inference_steps=25, guidance_scale=4.0, generator=chance).images
+    found = recognise(images)
+    for i, kind in enumerate(("concept", "setting", "colour")):
+        share = np.mean([ask[i] in names for ask, names in zip(asked, found, strict=True)])
+        # 200 draws: three standard errors below what the model card says
+        card = figures[kind]["mean"]
+        assert share >= card - 3 * (card * (1 - card) / 200) ** 0.5 - 0.005, (kind, share)
+
+
+def test_int8_changes_a_picture_but_little(tiny):
+    eight, prompt = load_pipeline("tiny-sd", weights="int8"), ["a red fox in the snow"] * 4
+    two = [np.stack([np.asarray(i, dtype=float) for i in p(
+        prompt, num_inference_steps=10, guidance_scale=4.0, generator=torch.Generator().manual_seed(0)).images])
+        for p in (tiny, eight)]  # fmt: skip
+    assert 0 < np.abs(two[0] - two[1]).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["subjects", "styles"])
+def test_every_subject_is_whole(kind):
+    import hashlib
+
+    names = sorted(p.name for p in (DATA / kind).iterdir())
+    assert len(names) >= {"subjects": 12, "styles": 2}[kind]
+    for name in names:
+        subject = load_subject(name, kind)
+        assert len(subject.references) == len(subject.captions) == 5
+        assert len(subject.truth) == len(subject.truth_captions) == (24 if kind == "subjects" else 0)
+        assert all("{}" in c for c in subject.captions + subject.truth_captions)
+        facts = json.loads((DATA / kind / name / "subject.json").read_text())
+        assert facts["licence"]
+        for file, checksum in facts["sha256"].items():
+            assert hashlib.sha256((DATA / kind / name / file).read_bytes()).hexdigest() == checksum
+
+
+def test_an_unknown_subject_is_told_the_known_ones():
+    with pytest.raises(ValueError, match="teapot"):
+        load_subject("teacup")
