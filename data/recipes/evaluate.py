@@ -149,6 +149,7 @@ def main() -> None:
         figures = {
             "psnr": spread(figures["psnr"]),
             "judge_on_real": figures["judge_on_real"],
+            "guidance": args.guidance,
             **{k: spread([r[0][k] for r in runs]) for k in ("concept", "colour", "setting")},
         }
         ways = inversion(sorted(p.name for p in (DATA / "subjects").iterdir()))
