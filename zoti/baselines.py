@@ -23,4 +23,4 @@ def textual_inversion(objective: DenoisingLoss, steps: int = 300, lr: float = 5e
         adam.zero_grad()
         loss.backward()
         adam.step()
-        yield Step(index, theta.detach().clone(), float(loss), 0.0, index, time.perf_counter() - began)
+        yield Step(index, theta.detach().clone(), loss.item(), 0.0, index, time.perf_counter() - began)

@@ -76,13 +76,9 @@ class ConceptToken:
 
     @torch.no_grad()
     def write(self, theta: Tensor) -> None:
-        """Make theta (k, d) the word's vectors in the model, so that `pipe(prompt)` paints with them."""
+        """Make theta (k, d) the word's vectors in the model, so that `pipe("a <word> ...")` paints with them."""
         table = self.pipe.text_encoder.get_input_embeddings().weight
         table[torch.tensor(self.token_ids)] = theta.to(table)
-
-    def prompt(self, prompt: str) -> str:
-        """The prompt as the pipeline must be given it: every vector of the word spelled out."""
-        return prompt.replace(self.word, " ".join(self.words))
 
     def save(self, theta: Tensor, folder: str | Path) -> Path:
         """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers' `load_textual_inversion` reads it."""

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--guidance", type=float, default=4.0)
     args = parser.parse_args()
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd")
     pipe.set_progress_bar_config(disable=True)
     world, seeds = World(), SEEDS[:1] if args.fast else SEEDS
     rng = np.random.default_rng(5)
@@ -160,5 +160,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(__import__("os").environ.get("OMP_NUM_THREADS", 2)))
     main()

@@ -1,7 +1,5 @@
 """Write what was trained as standard folders: `python export.py` -> data/tiny-sd and data/judges, in half precision."""
 
-import json
-
 import torch
 from artwork import BUILD, HERE
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -9,7 +7,7 @@ from engine import load_ema
 from tokenizer import tokenizer
 from train_judges import DinoStudent, classifier, clip
 from train_unet import SCHEDULE, Painter, scaling_factor
-from train_vae import vae
+from train_vae import trained_vae
 from transformers import BitImageProcessor, CLIPImageProcessor
 from world import SIZE, World
 
@@ -17,9 +15,9 @@ DATA = HERE.parent
 
 
 def tiny_sd() -> None:
-    autoencoder, painter = vae(), Painter()
-    steps = {"vae": load_ema("vae", autoencoder), "unet": load_ema("unet", painter)}
-    autoencoder.register_to_config(scaling_factor=scaling_factor(0))
+    autoencoder, painter = trained_vae(), Painter()
+    autoencoder.register_to_config(scaling_factor=scaling_factor())
+    print("U-Net of step", load_ema("unet", painter))
     pipe = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=painter.text_encoder,
@@ -30,8 +28,10 @@ def tiny_sd() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipe.to(torch.float16).save_pretrained(DATA / "tiny-sd", safe_serialization=True)
-    print(json.dumps(steps))
+    pipe.to(torch.float16)
+    # transformers loads in the stored precision where diffusers loads in float32: half here would not meet the U-Net's
+    pipe.text_encoder.float()
+    pipe.save_pretrained(DATA / "tiny-sd", safe_serialization=True)
 
 
 def judges() -> None:

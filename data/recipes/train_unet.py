@@ -5,19 +5,20 @@ Noise prediction on Stable Diffusion's schedule, min-SNR-5 weights, captions dro
 """
 
 import argparse
+import json
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from artwork import BUILD
+from artwork import BUILD, HERE
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from engine import PROCESSES, load_ema, train
+from engine import PROCESSES, train
 from safetensors.torch import load_file, save_file
 from tokenizer import LENGTH, tokenizer
 from torch import nn
 from tqdm import tqdm
-from train_vae import to_tensor, vae
+from train_vae import to_tensor, trained_vae
 from transformers import CLIPTextConfig, CLIPTextModel
 from world import COLOURS, SETTINGS, World, training_caption
 
@@ -62,8 +63,7 @@ class Painter(nn.Module):
 def _encode(rank: int, count: int, seed: int) -> None:
     """One process's share of the pool: scenes -> latent means, written to build/pool-SEED-RANK.safetensors."""
     torch.set_num_threads(1)
-    autoencoder, world, rng = vae(), World(), np.random.default_rng((seed, rank, 7))
-    load_ema("vae", autoencoder)
+    autoencoder, world, rng = trained_vae(), World(), np.random.default_rng((seed, rank, 7))
     latents, facts = [], []
     for _ in tqdm(range(count // 50), disable=rank > 0, desc="pool", mininterval=10):
         scenes = [world.sample(rng) for _ in range(50)]
@@ -80,13 +80,17 @@ def _encode(rank: int, count: int, seed: int) -> None:
     save_file({"latents": torch.cat(latents), "facts": torch.tensor(facts)}, BUILD / f"pool-{seed}-{rank}.safetensors")
 
 
-def make(rank: int, batch: int, pool: int):
+def make(rank: int, batch: int, pool: int, exported: bool):
     torch.manual_seed(0)
     model = Painter()
+    if exported:  # go on from data/tiny-sd: another session, another machine, another pool of scenes
+        for part in ("unet", "text_encoder"):
+            (weights,) = (HERE.parent / "tiny-sd" / part).glob("*.safetensors")
+            getattr(model, part).load_state_dict(load_file(weights))
     model.unet.set_attn_processor(AttnProcessor())  # on a CPU, the fused kernel's backward takes a third of the step
     stored = load_file(BUILD / f"pool-{pool}-{rank}.safetensors")
     latents, facts = stored["latents"], stored["facts"].tolist()
-    scale = scaling_factor(pool)
+    scale = scaling_factor()
     tok, world, noise_schedule = tokenizer(), World(), DDPMScheduler(**SCHEDULE)
     alphas = noise_schedule.alphas_cumprod
     snr = alphas / (1 - alphas)
@@ -115,16 +119,20 @@ def make(rank: int, batch: int, pool: int):
     return model, loss_fn
 
 
-def scaling_factor(pool: int) -> float:
-    """1 / standard deviation of the pool's latents, as Stable Diffusion's 0.18215."""
-    return 1 / load_file(BUILD / f"pool-{pool}-0.safetensors")["latents"].float().std().item()
+def scaling_factor() -> float:
+    """1 / standard deviation of the first pool's latents, as Stable Diffusion's 0.18215; it goes with the weights."""
+    first, exported = BUILD / "pool-0-0.safetensors", HERE.parent / "tiny-sd" / "vae" / "config.json"
+    if first.exists():
+        return 1 / load_file(first)["latents"].float().std().item()
+    return json.loads(exported.read_text())["scaling_factor"]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--pool", type=int, default=0, help="seed of the pool of scenes")
+    parser.add_argument("--exported", action="store_true", help="start from the weights in data/tiny-sd")
     args = parser.parse_args()
     if not (BUILD / f"pool-{args.pool}-{PROCESSES - 1}.safetensors").exists():
         torch.multiprocessing.spawn(_encode, (20_000, args.pool), PROCESSES)
-    train("unet", make, steps=args.steps, lr=8e-4, ema_decay=0.9995, batch=24, pool=args.pool)
+    train("unet", make, steps=args.steps, lr=8e-4, ema_decay=0.998, batch=24, pool=args.pool, exported=args.exported)

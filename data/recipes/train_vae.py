@@ -8,8 +8,10 @@ import argparse
 
 import numpy as np
 import torch
+from artwork import BUILD, HERE
 from diffusers import AutoencoderKL
-from engine import train
+from engine import load_ema, train
+from safetensors.torch import load_file
 from world import SIZE, World
 
 CHANNELS = (16, 32, 64, 128)
@@ -39,12 +41,29 @@ def vae() -> AutoencoderKL:
     return model
 
 
+def trained_vae() -> AutoencoderKL:
+    """The averaged weights of this machine's training; where there was none, those in data/tiny-sd."""
+    model = vae()
+    for name in ("vae_decoder", "vae"):
+        if (BUILD / f"{name}.ckpt.safetensors").exists():
+            load_ema(name, freeze_encoder(model) if name == "vae_decoder" else model)
+            return model
+    model.load_state_dict(load_file(next((HERE.parent / "tiny-sd" / "vae").glob("*.safetensors"))))
+    return model
+
+
+def freeze_encoder(model: AutoencoderKL) -> AutoencoderKL:
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+    return model
+
+
 def to_tensor(pictures: list) -> torch.Tensor:
     """uint8 (64, 64, 3) pictures -> (b, 3, 64, 64) in [-1, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def make(rank: int, batch: int):
+def make(rank: int, batch: int, decoder: bool):
     world = World()
     everything = world.training * 12 + world.others  # tiny-sd's own concepts in two pictures of five
 
@@ -59,11 +78,15 @@ def make(rank: int, batch: int):
         loss = mse + 0.03 * error.abs().mean() + BETA * rate
         return loss * 10, {"psnr": -10 * mse.log10(), "bits": rate * 3 * 1.4427}, len(x)
 
-    return vae(), loss_fn
+    if not decoder:
+        return vae(), loss_fn
+    return freeze_encoder(trained_vae()), loss_fn
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--decoder", action="store_true", help="polish the decoder; the latents stay what they are")
     args = parser.parse_args()
-    train("vae", make, steps=args.steps, lr=1.5e-3, batch=8)
+    name, lr = ("vae_decoder", 7e-4) if args.decoder else ("vae", 1.5e-3)
+    train(name, make, steps=args.steps, lr=lr, batch=8, decoder=args.decoder)

@@ -18,7 +18,7 @@ FACTS = json.loads((DATA / "scenes" / "scenes.json").read_text())
 
 @pytest.fixture(scope="module")
 def tiny():
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
