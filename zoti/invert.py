@@ -86,7 +86,10 @@ def invert(
     for index in range(done + 1, config.steps + 1):
         before = generator.get_state()
         draw = objective.draw(generator)
-        extra = {"state": past} if past else {"directions": config.directions}
+        # an estimator of your own need not know of directions
+        extra = (
+            {"state": past} if past else {"directions": config.directions} if config.directions != "gaussian" else {}
+        )
         with torch.inference_mode():
             estimate = config.estimator(
                 lambda c, d=draw: objective(c, d), theta, config.n, config.mu, generator=generator, **extra
