@@ -6,34 +6,42 @@ the modules in the order data flows: models, quantize -> data, tokens -> objecti
 """
 
 from zoti.data import cache_latents, load_images
-from zoti.estimators import Estimate, rge, spsa
+from zoti.estimators import Estimate, Guided, guided, one_point, rge, spsa
 from zoti.invert import Config, Step, invert
 from zoti.models import PRESETS, load_pipeline
 from zoti.objective import DenoisingLoss
-from zoti.optim import ZOAdam
+from zoti.optim import ZOSGD, AuthorsZOAdam, ZOAdam
 from zoti.quantize import footprint, quantize_
-from zoti.subspace import SubspaceGradient
-from zoti.timesteps import PartialUniform, Uniform
+from zoti.subspace import RandomSubspace, SubspaceGradient
+from zoti.timesteps import PartialUniform, SNRWeighted, Stratified, Uniform
 from zoti.tokens import ConceptToken
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "ZOSGD",
+    "AuthorsZOAdam",
     "ConceptToken",
     "Config",
     "DenoisingLoss",
     "Estimate",
+    "Guided",
     "PartialUniform",
+    "RandomSubspace",
+    "SNRWeighted",
     "Step",
+    "Stratified",
     "SubspaceGradient",
     "Uniform",
     "ZOAdam",
     "cache_latents",
     "footprint",
+    "guided",
     "invert",
     "load_images",
     "load_pipeline",
+    "one_point",
     "quantize_",
     "rge",
     "spsa",

@@ -2,16 +2,22 @@
 
 A loss function here takes a batch of candidates theta (b, k, d) and returns their losses (b,). That all
 candidates are judged on the same image, timestep and noise (common random numbers) is the loss function's business;
-that all are asked in one call is ours.
+that all are asked in one call is ours. Below, D = k d and g is the true gradient.
+
+Directions e come in three kinds, all with E[e e^T] = I, so that every kind makes the same estimate on average:
+`gaussian`, N(0, I); `rademacher`, a fair sign in every coordinate; `orthogonal`, at right angles to each other, of
+length sqrt(D) (a random frame; n = D of them give the whole gradient of a linear loss).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 LossFn = Callable[[Tensor], Tensor]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -19,46 +25,161 @@ class Estimate:
     """What an estimator saw: the gradient estimate and what it cost."""
 
     grad: Tensor  # (k, d)
-    loss: Tensor  # (), at theta for rge, mean over the pairs for spsa
+    loss: Tensor  # (), at theta for rge, mean over the candidates for the others
     directional: Tensor  # (n,) finite differences along the n directions
     evaluations: int  # candidates evaluated
 
 
-def rge(loss_fn: LossFn, theta: Tensor, n: int = 2, mu: float = 1e-3, *, generator: torch.Generator) -> Estimate:
+def rge(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
     """Random gradient estimate, forward differences (ZOODiP Eq. 3; Nesterov & Spokoiny 2017).
 
-    grad = (1/n) sum_i [L(theta + mu e_i) - L(theta)] / mu * e_i with e_i ~ N(0, I).
-    theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g and E||grad||^2 = (D + n + 1)/n ||g||^2,
-    D = k d, so its cosine with g is about sqrt(n / (D + n + 1)). Raises ValueError if n < 1 or mu <= 0.
+    grad = (1/n) sum_i [L(theta + mu e_i) - L(theta)] / mu * e_i.
+    theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
+    with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
+    the square root of its inverse. Raises ValueError if n < 1, mu <= 0 or the directions do not exist.
     """
-    directions = _directions(theta, n, mu, generator)
-    losses = loss_fn(torch.cat([theta[None], theta + mu * directions]))
+    e = _directions(theta, n, mu, generator, directions)
+    losses = loss_fn(torch.cat([theta[None], theta + mu * e]))
     slopes = (losses[1:] - losses[0]) / mu
-    return Estimate(_average(slopes, directions), losses[0], slopes, n + 1)
+    return Estimate(_average(slopes, e), losses[0], slopes, n + 1)
 
 
-def spsa(loss_fn: LossFn, theta: Tensor, n: int = 2, mu: float = 1e-3, *, generator: torch.Generator) -> Estimate:
-    """Simultaneous perturbation, central differences (Spall 1992; ZOODiP Eq. S11), with Gaussian directions.
+def spsa(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """Simultaneous perturbation, central differences (Spall 1992, with Rademacher directions; ZOODiP Eq. S11).
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
     theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
-    Raises ValueError if n < 1 or mu <= 0.
+    Raises ValueError as `rge` does.
     """
-    directions = _directions(theta, n, mu, generator)
-    losses = loss_fn(torch.cat([theta + mu * directions, theta - mu * directions]))
-    slopes = (losses[:n] - losses[n:]) / (2 * mu)
-    return Estimate(_average(slopes, directions), losses.mean(), slopes, 2 * n)
+    return _central(loss_fn, theta, mu, _directions(theta, n, mu, generator, directions))
 
 
-def _directions(theta: Tensor, n: int, mu: float, generator: torch.Generator) -> Tensor:
-    """n standard normal directions (n, k, d), drawn on the generator's device: a seed means the same everywhere."""
+def one_point(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """Differences between neighbours, theta itself never asked (ZOODiP Eq. S12; residual feedback, Zhang et al. 2022).
+
+    grad = (1/n) sum_i [L(theta + mu e_{i+1}) - L(theta + mu e_i)] / mu * e_{i+1}, from n + 1 directions.
+    theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
+    E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
+    is -g, so we take the other end of the difference, as residual feedback does. Raises ValueError as `rge` does.
+    """
+    e = _directions(theta, n, mu, generator, directions, spare=1)
+    losses = loss_fn(theta + mu * e)
+    slopes = losses.diff() / mu
+    return Estimate(_average(slopes, e[1:]), losses.mean(), slopes, n + 1)
+
+
+def guided(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    history: Tensor,
+    alpha: float = 0.5,
+) -> Estimate:
+    """Central differences along a Gaussian stretched towards past estimates (guided ES, Maheswaranathan et al. 2019).
+
+    e_i ~ N(0, S), S = alpha I + (1 - alpha) (D/h) U U^T, where the h columns of U span `history` (any number of
+    (k, d) estimates). theta: (k, d). Costs 2 n evaluations. For a quadratic loss E grad = S g: biased towards the
+    subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
+    so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError as `rge` does, and for alpha
+    outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha = {alpha}: the share of the isotropic part lies between 0 and 1")
+    e = _directions(theta, n, mu, generator)
+    _, s, basis = torch.linalg.svd(history.flatten(1), full_matrices=False)
+    basis = basis[s > s.max() * 1e-6] if len(s) else basis  # (h, D); a repeated estimate spans nothing new
+    if len(basis):
+        inside = torch.randn((n, len(basis)), generator=generator, device=generator.device, dtype=theta.dtype)
+        stretch = ((1 - alpha) * theta.numel() / len(basis)) ** 0.5
+        e = alpha**0.5 * e + stretch * (inside.to(theta.device) @ basis).view_as(e)
+    return _central(loss_fn, theta, mu, e)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """`guided` together with what it remembers in a run, its last `memory` estimates: state {"history": (h, k, d)}.
+
+    Raises ValueError for memory < 1 or alpha outside [0, 1].
+    """
+
+    memory: int = 16
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.memory < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError(f"memory = {self.memory}, alpha = {self.alpha}: memory >= 1 and 0 <= alpha <= 1")
+
+    def init(self, theta: Tensor) -> State:
+        return {"history": theta.new_zeros(0, *theta.shape)}
+
+    def observe(self, grad: Tensor, state: State) -> State:
+        return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
+
+    def __call__(
+        self, loss_fn: LossFn, theta: Tensor, n: int, mu: float, *, generator: torch.Generator, state: State
+    ) -> Estimate:
+        return guided(loss_fn, theta, n, mu, generator=generator, history=state["history"], alpha=self.alpha)
+
+
+def _directions(
+    theta: Tensor, n: int, mu: float, generator: torch.Generator, kind: str = "gaussian", spare: int = 0
+) -> Tensor:
+    """n + spare directions (n + spare, k, d), drawn on the generator's device: a seed means the same everywhere."""
     if n < 1:
         raise ValueError(f"n = {n}: an estimate needs at least one direction")
     if not mu > 0:
         raise ValueError(f"mu = {mu}: the step of a finite difference must be positive")
-    drawn = torch.randn((n, *theta.shape), generator=generator, device=generator.device, dtype=theta.dtype)
+    shape = (n + spare, *theta.shape)
+    like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": theta.dtype}
+    if kind == "gaussian":
+        drawn = torch.randn(shape, **like)
+    elif kind == "rademacher":
+        drawn = 2 * torch.randint(0, 2, shape, **like) - 1
+    elif kind == "orthogonal":
+        if shape[0] > theta.numel():
+            raise ValueError(
+                f"{shape[0]} orthogonal directions do not fit into {theta.numel()} dimensions; take n less"
+            )
+        q, r = torch.linalg.qr(torch.randn((theta.numel(), shape[0]), **like))
+        # QR chooses signs by its own rule; with those of r given back, every frame is equally likely
+        drawn = (theta.numel() ** 0.5 * q * r.diagonal().sign()).T.reshape(shape)
+    else:
+        raise ValueError(f"directions={kind!r} is unknown; there are 'gaussian', 'rademacher' and 'orthogonal'")
     return drawn.to(theta.device)
 
 
-def _average(slopes: Tensor, directions: Tensor) -> Tensor:
-    return torch.einsum("n,nkd->kd", slopes, directions) / len(slopes)
+def _central(loss_fn: LossFn, theta: Tensor, mu: float, e: Tensor) -> Estimate:
+    losses = loss_fn(torch.cat([theta + mu * e, theta - mu * e]))
+    slopes = (losses[: len(e)] - losses[len(e) :]) / (2 * mu)
+    return Estimate(_average(slopes, e), losses.mean(), slopes, 2 * len(e))
+
+
+def _average(slopes: Tensor, e: Tensor) -> Tensor:
+    return torch.einsum("n,nkd->kd", slopes, e) / len(slopes)

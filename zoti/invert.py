@@ -11,10 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoti.estimators import Estimate, rge
+from zoti.estimators import Estimate, Guided, rge
 from zoti.objective import DenoisingLoss
-from zoti.optim import ZOAdam
+from zoti.optim import AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.subspace import SubspaceGradient
+
+State = dict[str, Tensor]
+PARTS = ("optimizer.", "subspace.", "estimator.")  # whose states a checkpoint holds, by the first part of their names
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,23 @@ class Config:
     steps: int = 2000
     n: int = 2
     mu: float = 1e-3
-    estimator: Callable[..., Estimate] = rge
-    optimizer: ZOAdam = field(default_factory=ZOAdam)
+    estimator: Callable[..., Estimate] = rge  # or spsa, one_point, Guided(...)
+    directions: str = "gaussian"
+    optimizer: Optimizer = field(default_factory=ZOAdam)
     subspace: SubspaceGradient | None = field(default_factory=SubspaceGradient)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, AuthorsZOAdam) and self.optimizer.n != self.n:
+            raise ValueError(f"n = {self.n}, but the authors' optimizer was built for n = {self.optimizer.n}")
+        if isinstance(self.estimator, Guided) and self.directions != "gaussian":
+            raise ValueError(f"Guided shapes its own directions; directions={self.directions!r} would not be used")
+
     def __str__(self) -> str:
         """One line that two runs share exactly when they would take the same steps; `steps` may be extended."""
-        return f"{self.estimator.__name__} n={self.n} mu={self.mu} seed={self.seed} {self.optimizer} {self.subspace}"
+        estimator = getattr(self.estimator, "__name__", self.estimator)  # a function's name, a Guided's numbers
+        chance = f"{self.directions} n={self.n} mu={self.mu} seed={self.seed}"
+        return f"{estimator} {chance} {self.optimizer} {self.subspace}"
 
 
 @dataclass(frozen=True)
@@ -65,27 +77,34 @@ def invert(
     generator = torch.Generator().manual_seed(config.seed)
     adam = config.optimizer.init(theta)
     sg = config.subspace.init(theta) if config.subspace else {}
+    past = config.estimator.init(theta) if isinstance(config.estimator, Guided) else {}
     done = evaluations = 0
     if checkpoint is not None and checkpoint.exists():
-        theta, adam, sg, done, evaluations = load_checkpoint(checkpoint, config, theta, generator)
+        theta, adam, sg, past, done, evaluations = load_checkpoint(checkpoint, config, theta, generator)
 
     began = time.perf_counter()
     for index in range(done + 1, config.steps + 1):
         before = generator.get_state()
         draw = objective.draw(generator)
+        # an estimator of your own need not know of directions
+        extra = (
+            {"state": past} if past else {"directions": config.directions} if config.directions != "gaussian" else {}
+        )
         with torch.inference_mode():
             estimate = config.estimator(
-                lambda c, d=draw: objective(c, d), theta, config.n, config.mu, generator=generator
+                lambda c, d=draw: objective(c, d), theta, config.n, config.mu, generator=generator, **extra
             )
         if not torch.isfinite(estimate.directional).all():
             generator.set_state(before)
             if checkpoint is not None:
-                save_checkpoint(checkpoint, config, index - 1, evaluations, theta, adam, sg, generator)
+                save_checkpoint(checkpoint, config, index - 1, evaluations, theta, adam, sg, past, generator)
             raise FloatingPointError(
                 f"the loss is not finite at step {index}; the token of step {index - 1} is kept"
                 f"{f' in {checkpoint}' if checkpoint else ''}. Try a smaller learning rate or a larger mu"
             )
         grad, removed = estimate.grad.clone(), 0.0  # a clone outside inference mode is an ordinary tensor again
+        if isinstance(config.estimator, Guided):
+            past = config.estimator.observe(grad, past)
         if config.subspace:
             grad, removed = config.subspace.project(grad, sg)
         theta, adam = config.optimizer.update(grad, theta, adam)
@@ -93,7 +112,7 @@ def invert(
             sg = config.subspace.observe(theta, sg)
         evaluations += estimate.evaluations
         if checkpoint is not None and (index % every == 0 or index == config.steps):
-            save_checkpoint(checkpoint, config, index, evaluations, theta, adam, sg, generator)
+            save_checkpoint(checkpoint, config, index, evaluations, theta, adam, sg, past, generator)
         yield Step(index, theta, float(estimate.loss), removed, evaluations, time.perf_counter() - began)
 
 
@@ -103,27 +122,31 @@ def save_checkpoint(
     index: int,
     evaluations: int,
     theta: Tensor,
-    adam: dict,
-    sg: dict,
+    adam: State,
+    sg: State,
+    past: State,
     generator: torch.Generator,
 ) -> None:
     """Write the state of a run as safetensors: to a file beside it, to the disk, then over the old one in one move."""
     tensors = {"theta": theta, "generator": generator.get_state()}
-    tensors |= {f"optimizer.{k}": v for k, v in adam.items()} | {f"subspace.{k}": v for k, v in sg.items()}
+    for part, held in zip(PARTS, (adam, sg, past), strict=True):
+        tensors |= {part + k: v for k, v in held.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    draft = path.with_name(path.name + ".part")
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
-        part,
+        draft,
         metadata={"config": str(config), "index": str(index), "evaluations": str(evaluations)},
     )
-    with part.open("rb") as file:
+    with draft.open("rb") as file:
         os.fsync(file.fileno())
-    part.replace(path)
+    draft.replace(path)
 
 
-def load_checkpoint(path: Path, config: Config, theta: Tensor, generator: torch.Generator) -> tuple:
-    """Read the state back, set the generator, and return (theta, adam, sg, steps done, evaluations)."""
+def load_checkpoint(
+    path: Path, config: Config, theta: Tensor, generator: torch.Generator
+) -> tuple[Tensor, State, State, State, int, int]:
+    """Read the state back, set the generator, and return (theta, adam, sg, past, steps done, evaluations)."""
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata()
@@ -140,5 +163,5 @@ def load_checkpoint(path: Path, config: Config, theta: Tensor, generator: torch.
     if start.shape != theta.shape:
         raise ValueError(f"{path} holds a token of shape {tuple(start.shape)}, this word has {tuple(theta.shape)}")
     generator.set_state(state)
-    parts = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in ("optimizer.", "subspace."))
-    return start.to(theta), *parts, index, evaluations
+    adam, sg, past = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in PARTS)
+    return start.to(theta), adam, sg, past, index, evaluations

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from zoti.data import Latents
-from zoti.timesteps import PartialUniform
+from zoti.timesteps import Timesteps
 from zoti.tokens import ConceptToken
 
 
@@ -36,7 +36,7 @@ class DenoisingLoss:
         token: ConceptToken,
         latents: Latents,
         captions: Sequence[str],
-        timesteps: PartialUniform,
+        timesteps: Timesteps,
         max_batch: int = 64,
     ) -> None:
         captions = list(captions) * (len(latents) if len(captions) == 1 else 1)
@@ -52,16 +52,19 @@ class DenoisingLoss:
         self.prompts = [c.replace("{}", token.word) for c in captions]
         self.max_batch = max_batch
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Choose picture, timestep and noise; the generator is all the chance there is."""
+    def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
+        """Choose picture, timestep (unless t (1,) is given) and noise; the generator is all the chance there is."""
         image = torch.randint(len(self.latents), (1,), generator=generator)
         z = self.latents.sample(image, generator)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        return Draw(int(image), self.timesteps.sample(1, generator), z, noise)
+        return Draw(int(image), self.timesteps.sample(1, generator) if t is None else t, z, noise)
 
     def bank(self, size: int, generator: torch.Generator) -> list[Draw]:
-        """A fixed set of draws: the same ruler for every token, instead of a loss that jumps with the dice."""
-        return [self.draw(generator) for _ in range(size)]
+        """A fixed set of draws: the same ruler for every token, instead of a loss that jumps with the dice.
+
+        Its timesteps are sampled together, so that `Stratified` can spread them.
+        """
+        return [self.draw(generator, t) for t in self.timesteps.sample(size, generator).split(1)]
 
     def __call__(self, theta: Tensor, draw: Draw) -> Tensor:
         """Losses (b,) of candidates theta (b, k, d), in chunks of at most `max_batch`. Differentiable in theta."""

@@ -1,11 +1,38 @@
 """Optimizers as data: `init(theta) -> state`, `update(grad, theta, state) -> (theta, state)`. Nothing hidden."""
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+
+
+class Optimizer(Protocol):
+    """What `invert` asks of an optimizer; its repr must name every number that decides a step."""
+
+    def init(self, theta: Tensor) -> State: ...
+
+    def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]: ...
+
+
+@dataclass(frozen=True)
+class ZOSGD:
+    """Plain descent, theta - lr grad (Ghadimi & Lan 2013): nothing to remember, state {}.
+
+    The estimate is about sqrt(D/n) times as long as the gradient, so lr must be small where Adam's need not.
+    """
+
+    lr: float
+
+    def init(self, theta: Tensor) -> State:
+        return {}
+
+    def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: (k, d), (k, d), {} -> new theta (k, d), {}."""
+        return theta - self.lr * grad, {}
 
 
 @dataclass(frozen=True)
@@ -20,6 +47,11 @@ class ZOAdam:
     beta2: float = 0.999
     eps: float = 1e-8
 
+    @staticmethod
+    def authors(n: int = 2) -> "AuthorsZOAdam":
+        """The optimizer of the authors' script, for a run with n directions."""
+        return AuthorsZOAdam(n=n)
+
     def init(self, theta: Tensor) -> State:
         return {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta), "step": torch.zeros((), dtype=torch.int64)}
 
@@ -28,6 +60,31 @@ class ZOAdam:
         step = int(state["step"]) + 1
         m = self.beta1 * state["m"] + (1 - self.beta1) * grad
         v = self.beta2 * state["v"] + (1 - self.beta2) * grad.square()
-        m_hat, v_hat = m / (1 - self.beta1**step), v / (1 - self.beta2**step)
+        m_hat, v_hat = m.to(theta) / (1 - self.beta1**step), v.to(theta) / (1 - self.beta2**step)
         theta = theta - self.lr * m_hat / (v_hat.sqrt() + self.eps)
         return theta, {"m": m, "v": v, "step": torch.tensor(step)}
+
+
+@dataclass(frozen=True)
+class AuthorsZOAdam(ZOAdam):
+    """What ZOODiP's script does under the name of Adam; another optimizer, kept for comparison. Build by
+    `ZOAdam.authors(n)`.
+
+    - The mean over n directions is divided by sqrt((D + n - 1)/n), 19.6 for D = 768, n = 2, before anything else.
+      With eps this large that scale is not forgotten: it divides the learning rate.
+    - The gradient and both moments are fp16. The squared term of v, 0.001 g^2, rounds to zero unless |g_i| > 5.5e-3,
+      and then the step is lr m / eps: momentum descent. A v that did wake up stays: below 500 of fp16's smallest steps
+      (3e-5) a decay by 0.999 rounds back to where it was.
+
+    The bias corrections and the token are fp32, as everywhere in zoti.
+    """
+
+    lr: float = 1e-2
+    eps: float = 1e-3
+    n: int = 2
+
+    def init(self, theta: Tensor) -> State:
+        return super().init(theta.half())
+
+    def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
+        return super().update((grad / math.sqrt((grad.numel() + self.n - 1) / self.n)).half(), theta, state)

@@ -15,16 +15,22 @@ class SubspaceGradient:
     With B (tau, D) the tokens, standardised per coordinate, and B = U S V^T: keep the leading directions until they
     explain more than 1 - nu of the variance; the rest of the tau, rows P of V^T, are projected out: g (I - P^T P).
     Only trajectory directions can be removed, at most tau - 1 of D; all that is orthogonal to the path stays.
-    State is data: {"buffer": (tau, D), "count": (), "removed": (r, D)}. Raises ValueError for tau < 2 or nu
-    outside (0, 1).
+    Two ablations: standardise=False centres B only, so that far-moving coordinates weigh more; keep=r keeps the r
+    leading directions whatever they explain, and nu is not asked.
+    State is data: {"buffer": (tau, D), "count": (), "removed": (r, D)}. Raises ValueError for tau < 2, nu outside
+    (0, 1) or keep outside 1..tau.
     """
 
     tau: int = 128
     nu: float = 1e-3
+    standardise: bool = True
+    keep: int | None = None
 
     def __post_init__(self) -> None:
         if self.tau < 2 or not 0 < self.nu < 1:
             raise ValueError(f"tau = {self.tau}, nu = {self.nu}: tau must be at least 2 and nu lie between 0 and 1")
+        if self.keep is not None and not 1 <= self.keep <= self.tau:
+            raise ValueError(f"keep = {self.keep}: of tau = {self.tau} directions, 1 to {self.tau} can be kept")
 
     def init(self, theta: Tensor) -> State:
         """Nothing seen, nothing removed. theta: (k, d), D = k d."""
@@ -41,18 +47,20 @@ class SubspaceGradient:
         buffer[count] = theta.flatten()
         if count + 1 < self.tau:
             return {**state, "buffer": buffer, "count": torch.tensor(count + 1)}
-        return {**self.init(theta), "removed": self.low_variance(buffer)}
+        return {**state, **SubspaceGradient.init(self, theta), "removed": self.low_variance(buffer)}
 
     def low_variance(self, buffer: Tensor) -> Tensor:
         """Orthonormal rows (r, D) of the directions with less than nu of the variance of buffer (tau, D)."""
-        deviation = buffer.std(0, correction=0)
-        standard = (buffer - buffer.mean(0)) / torch.where(deviation > 0, deviation, 1)  # a still coordinate stays 0
-        _, s, vh = torch.linalg.svd(standard, full_matrices=False)
+        centred = buffer - buffer.mean(0)
+        deviation = buffer.std(0, correction=0) if self.standardise else buffer.new_ones(())
+        # a still coordinate stays 0
+        _, s, vh = torch.linalg.svd(centred / torch.where(deviation > 0, deviation, 1), full_matrices=False)
         explained = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
-        kept = int((explained <= 1 - self.nu).sum()) + 1
+        kept = self.keep or int((explained <= 1 - self.nu).sum()) + 1
         # centring costs one dimension: the last row of V^T belongs to a zero singular value, an arbitrary direction
         real = s > s[0] * len(buffer) * torch.finfo(s.dtype).eps
-        return vh[kept:][real[kept:]]
+        rest: Tensor = vh[kept:][real[kept:]]
+        return rest
 
     def project(self, grad: Tensor, state: State) -> tuple[Tensor, float]:
         """Remove the directions: grad (k, d) -> (projected, share of its squared length that was removed)."""
@@ -63,3 +71,27 @@ class SubspaceGradient:
         shadow = (removed @ flat) @ removed
         share = float(shadow.square().sum() / flat.square().sum().clamp(min=torch.finfo(flat.dtype).tiny))
         return (flat - shadow).view_as(grad), share
+
+
+@dataclass(frozen=True)
+class RandomSubspace(SubspaceGradient):
+    """The control: remove exactly as many directions as SubspaceGradient would, but any directions of the D.
+
+    If it does as well, the trajectory had nothing to tell. Of any gradient it removes the share r/D on average.
+    State adds {"window": ()}: with the seed it decides the directions, so a resumed run meets the same ones.
+    """
+
+    seed: int = 0
+
+    def init(self, theta: Tensor) -> State:
+        return {**super().init(theta), "window": torch.zeros((), dtype=torch.int64)}
+
+    def observe(self, theta: Tensor, state: State) -> State:
+        new = super().observe(theta, state)
+        if int(new["count"]) > 0:
+            return new
+        size, window = new["removed"].shape, int(state["window"]) + 1
+        # a generator of its own, another for every seed and window, so that the state stays three tensors and a number
+        chance = torch.Generator().manual_seed((self.seed * 1_000_003 + window) % 2**63)
+        rows = torch.linalg.qr(torch.randn(size[::-1], generator=chance, dtype=theta.dtype)).Q.T
+        return {**new, "removed": rows.contiguous().to(theta.device), "window": torch.tensor(window)}

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoti import rge, spsa
+from zoti import Guided, guided, one_point, rge, spsa
 
 D = 24
+ESTIMATORS = [rge, spsa, one_point]
+KINDS = ["gaussian", "rademacher", "orthogonal"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,6 +41,18 @@ def test_linear_loss_gives_exact_slopes_for_every_mu(estimator, mu, seed, n):
     )
 
 
+@settings(deadline=None)
+@given(mu=st.floats(1e-3, 1e3), seed=st.integers(0, 2**31), n=st.integers(1, 5))
+def test_one_point_slopes_are_differences_of_neighbours(mu, seed, n):
+    a, e = start(2), directions(n + 1, seed)
+    estimate = one_point(linear(a), start(), n, mu, generator=generator(seed))
+    slopes = torch.einsum("nkd,kd->n", e, a).diff()
+    torch.testing.assert_close(estimate.directional, slopes, rtol=1e-7, atol=1e-8 / mu)
+    torch.testing.assert_close(
+        estimate.grad, torch.einsum("n,nkd->kd", slopes, e[1:]) / n, rtol=1e-7, atol=1e-7 / mu + 1e-9
+    )
+
+
 def quadratic(theta: torch.Tensor) -> torch.Tensor:
     scale = torch.linspace(0.1, 3, D, dtype=torch.float64)
     return (theta.flatten(1).square() * scale).sum(1) / 2
@@ -63,17 +77,108 @@ def test_error_falls_with_the_right_power_of_mu(estimator, order):
     assert math.log10(errors[0] / errors[1]) == pytest.approx(order, abs=0.05)
 
 
+SECOND_MOMENT = {  # E||grad||^2 / ||g||^2 for a linear loss
+    (rge, "gaussian"): lambda n: (D + n + 1) / n,
+    (rge, "rademacher"): lambda n: (D + n - 1) / n,
+    (rge, "orthogonal"): lambda n: D / n,
+    (one_point, "gaussian"): lambda n: (2 * D + n + 1) / n,
+    (one_point, "rademacher"): lambda n: (2 * D + n - 1) / n,
+}
+
+
 @pytest.mark.parametrize("n", [1, 2, 8])
-def test_second_moment_and_cosine_follow_theory(n):
-    a, draws = start(2), 4000
+@pytest.mark.parametrize(("estimator", "kind"), SECOND_MOMENT)
+def test_second_moment_and_cosine_follow_theory(estimator, kind, n):
+    a, draws = start(2), 1500
     g = generator(9)
-    grads = torch.stack([rge(linear(a), start(), n, 1.0, generator=g).grad.flatten() for _ in range(draws)])
+    grads = torch.stack(
+        [estimator(linear(a), start(), n, 1.0, generator=g, directions=kind).grad.flatten() for _ in range(draws)]
+    )
     squared = grads.square().sum(1) / a.square().sum()
-    bound = 4 * squared.std() / math.sqrt(draws)
-    assert abs(squared.mean() - (D + n + 1) / n) < bound
+    expected = SECOND_MOMENT[estimator, kind](n)
+    assert abs(squared.mean() - expected) < 4 * squared.std() / math.sqrt(draws)
     along = grads @ a.flatten() / a.square().sum()
     assert abs(along.mean() - 1) < 4 * along.std() / math.sqrt(draws)  # unbiased
-    assert (along.mean() / squared.mean().sqrt()).item() == pytest.approx(math.sqrt(n / (D + n + 1)), rel=0.05)
+    assert (along.mean() / squared.mean().sqrt()).item() == pytest.approx(1 / math.sqrt(expected), rel=0.05)
+
+
+def test_the_last_factor_of_s12_as_printed_points_uphill():
+    a, n, draws = start(2), 2, 1500
+    e = torch.randn((draws, n + 1, 2, D // 2), generator=generator(9), dtype=torch.float64)
+    slopes = torch.einsum("mnkd,kd->mn", e, a).diff()
+    printed = torch.einsum("mn,mnkd,kd->m", slopes, e[:, :-1], a) / n / a.square().sum()
+    assert abs(printed.mean() + 1) < 4 * printed.std() / math.sqrt(draws)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_directions_are_what_they_are_called(kind):
+    n, zero, one = 4, torch.zeros(2, D // 2, dtype=torch.float64), torch.eye(D, dtype=torch.float64).view(D, 2, D // 2)
+
+    def drawn(seed: int) -> torch.Tensor:
+        """(n, D): the slope of the j-th coordinate is the j-th entry of each direction."""
+        columns = [rge(linear(a), zero, n, 1.0, generator=generator(seed), directions=kind).directional for a in one]
+        return torch.stack(columns, 1)
+
+    e = torch.stack([drawn(seed) for seed in range(100)])
+    if kind == "rademacher":
+        assert torch.equal(e.abs(), torch.ones_like(e))
+    if kind == "orthogonal":
+        torch.testing.assert_close(e @ e.mT, D * torch.eye(n, dtype=torch.float64).expand(len(e), n, n))
+    assert abs(e.square().mean() - 1) < (0.1 if kind == "gaussian" else 1e-9)
+
+
+@pytest.mark.parametrize("estimator", [rge, spsa])
+def test_a_whole_orthogonal_frame_is_the_gradient_of_a_linear_loss(estimator):
+    a = start(2)
+    estimate = estimator(linear(a), start(), D, 1.0, generator=generator(4), directions="orthogonal")
+    torch.testing.assert_close(estimate.grad, a)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_guided_mean_is_the_covariance_times_the_gradient(alpha):
+    a, history, draws = start(2), torch.stack([start(7), start(8), 2 * start(8)]), 1500
+    basis = torch.linalg.qr(history[:2].flatten(1).T).Q  # the third repeats the second and adds nothing
+    covariance = alpha * torch.eye(D, dtype=torch.float64) + (1 - alpha) * D / 2 * basis @ basis.T
+    assert covariance.trace().item() == pytest.approx(D)  # mu keeps its meaning
+    g, options = generator(9), {"history": history, "alpha": alpha}
+    grads = torch.stack(
+        [guided(linear(a), start(), 2, 1.0, generator=g, **options).grad.flatten() for _ in range(draws)]
+    )
+    error = (grads.mean(0) - covariance @ a.flatten()) / (grads.std(0) / math.sqrt(draws)).clamp(min=1e-12)
+    assert error.abs().max() < 5
+    inside = grads - grads @ basis @ basis.T
+    assert (inside.abs().max() < 1e-9) == (alpha == 0)
+
+
+def test_guided_finds_a_gradient_its_history_holds_better_than_spsa_does():
+    a, draws = start(2), 400
+    history = torch.stack([a + 0.3 * start(7), start(8)])
+
+    def cosine(estimator, **options):
+        g = generator(1)
+        grads = [estimator(linear(a), start(), 2, 1.0, generator=g, **options).grad for _ in range(draws)]
+        return torch.cosine_similarity(torch.stack(grads).flatten(1), a.flatten(), dim=1).mean()
+
+    assert cosine(guided, history=history) > cosine(spsa) + 0.2
+
+
+def test_guided_without_history_or_stretch_is_spsa():
+    plain = spsa(quadratic, start(), 3, generator=generator(5)).grad
+    for history, alpha in [(start()[None][:0], 0.5), (start()[None], 1.0), (0 * start()[None], 0.5)]:
+        assert torch.equal(
+            guided(quadratic, start(), 3, generator=generator(5), history=history, alpha=alpha).grad, plain
+        )
+
+
+def test_guided_remembers_the_last_estimates_in_order():
+    memory, grads = Guided(memory=2), [start(i) for i in range(3)]
+    state = memory.init(start())
+    for grad in grads:
+        state = memory.observe(grad, state)
+    assert torch.equal(state["history"], torch.stack(grads[1:]))
+    estimate = memory(quadratic, start(), 3, 1e-3, generator=generator(5), state=state)
+    expected = guided(quadratic, start(), 3, 1e-3, generator=generator(5), history=state["history"])
+    assert torch.equal(estimate.grad, expected.grad)
 
 
 def test_evaluations_are_counted_and_asked_in_one_call():
@@ -85,19 +190,36 @@ def test_evaluations_are_counted_and_asked_in_one_call():
 
     assert rge(loss, start(), 3, generator=generator()).evaluations == 4
     assert spsa(loss, start(), 3, generator=generator()).evaluations == 6
-    assert calls == [4, 6]
+    assert one_point(loss, start(), 3, generator=generator()).evaluations == 4
+    assert guided(loss, start(), 3, generator=generator(), history=start()[None]).evaluations == 6
+    assert calls == [4, 6, 4, 6]
 
 
-def test_a_loss_blind_to_theta_gives_exactly_zero_and_global_chance_is_untouched():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_blind_to_theta_gives_exactly_zero_and_global_chance_is_untouched(kind):
     before = torch.get_rng_state()
-    for estimator in (rge, spsa):
-        grad = estimator(lambda t: t.new_full((len(t),), 0.7), start(), generator=generator()).grad
+    for estimator in ESTIMATORS:
+        grad = estimator(lambda t: t.new_full((len(t),), 0.7), start(), generator=generator(), directions=kind).grad
         assert torch.equal(grad, torch.zeros_like(grad))
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("bad", [{"n": 0}, {"mu": 0.0}, {"mu": -1.0}, {"mu": float("nan")}])
 def test_bad_arguments(bad):
-    for estimator in (rge, spsa):
+    for estimator in (*ESTIMATORS, Guided(1)):
+        options = {"state": {"history": start()[None]}} if isinstance(estimator, Guided) else {}
         with pytest.raises(ValueError, match=r"mu =|n ="):
-            estimator(quadratic, start(), **bad, generator=generator())
+            estimator(quadratic, start(), **{"n": 2, "mu": 1e-3, **bad}, generator=generator(), **options)
+
+
+def test_bad_directions():
+    for estimator in ESTIMATORS:
+        with pytest.raises(ValueError, match="rademacher"):
+            estimator(quadratic, start(), generator=generator(), directions="coordinate")
+    with pytest.raises(ValueError, match="do not fit"):
+        one_point(quadratic, start(), D, generator=generator(), directions="orthogonal")
+    with pytest.raises(ValueError, match="alpha"):
+        guided(quadratic, start(), generator=generator(), history=start()[None], alpha=1.5)
+    for bad in ({"memory": 0}, {"alpha": -0.1}):
+        with pytest.raises(ValueError, match="memory"):
+            Guided(**bad)

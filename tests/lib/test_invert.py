@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,14 +13,23 @@ from PIL import Image
 
 from tests.conftest import random_pipeline
 from zoti import (
+    ZOSGD,
     ConceptToken,
     Config,
     DenoisingLoss,
+    Guided,
     PartialUniform,
+    RandomSubspace,
+    SNRWeighted,
+    Stratified,
     SubspaceGradient,
+    ZOAdam,
     cache_latents,
     invert,
     load_images,
+    one_point,
+    quantize_,
+    spsa,
 )
 from zoti.baselines import textual_inversion
 
@@ -147,6 +157,75 @@ def test_a_finished_run_is_not_run_again_but_can_be_extended(tmp_path, pipe):
     whole = list(invert(objective, Config(steps=6)))
     assert torch.equal(whole[3].theta, first[-1].theta)
     assert torch.equal(whole[-1].theta, more[-1].theta)
+
+
+VARIANTS = [
+    Config(estimator=one_point, directions="rademacher", optimizer=ZOSGD(1e-3)),
+    Config(estimator=spsa, directions="orthogonal", optimizer=ZOAdam.authors()),
+    Config(estimator=Guided(memory=4), subspace=RandomSubspace(tau=4, keep=2)),
+    Config(subspace=SubspaceGradient(tau=4, keep=2, standardise=False)),
+    Config(subspace=SubspaceGradient(tau=4, keep=2), optimizer=ZOAdam.authors()),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_every_variant_resumes_to_the_same_bits(tmp_path, pipe, config):
+    objective, path = problem(pipe), tmp_path / "run.safetensors"
+    whole = list(invert(objective, replace(config, steps=11)))
+    assert all(torch.isfinite(s.theta).all() for s in whole)
+    assert not torch.equal(whole[-1].theta, objective.token.initial)
+    assert [s.removed > 0 for s in whole] == [s.index > config.subspace.tau for s in whole]
+    list(invert(objective, replace(config, steps=6), checkpoint=path))
+    rest = list(invert(objective, replace(config, steps=11), checkpoint=path))
+    assert [s.index for s in rest] == [7, 8, 9, 10, 11]
+    assert torch.equal(rest[-1].theta, whole[-1].theta)
+    assert rest[-1].evaluations == whole[-1].evaluations
+
+
+def test_a_config_names_its_run():
+    names = [
+        str(c)
+        for c in [
+            Config(),
+            Config(directions="rademacher"),
+            Config(estimator=Guided(alpha=0.1)),
+            *VARIANTS,
+            Config(subspace=RandomSubspace()),
+            Config(subspace=RandomSubspace(seed=1)),
+            Config(n=4, optimizer=ZOAdam.authors(4)),
+            Config(n=4),
+            Config(optimizer=ZOSGD(1e-2)),
+        ]
+    ]
+    assert len(set(names)) == len(names)
+    assert not any(" at 0x" in name for name in names)  # an address would change with every process
+    assert str(Config(steps=5)) == str(Config(steps=6))
+
+
+def test_configs_that_contradict_themselves():
+    with pytest.raises(ValueError, match="built for n = 2"):
+        Config(n=4, optimizer=ZOAdam.authors())
+    with pytest.raises(ValueError, match="its own directions"):
+        Config(estimator=Guided(), directions="rademacher")
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "nf4", "llm_int8"])
+def test_the_loop_runs_on_every_kind_of_weights(pipe, weights):
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        quantize_(module, weights)
+    steps = list(invert(problem(pipe), Config(steps=3)))
+    assert all(torch.isfinite(s.theta).all() for s in steps)
+    assert all(s.loss > 0 for s in steps)
+
+
+def test_objectives_take_any_sampler(pipe):
+    token, latents = ConceptToken(pipe, "<new>", "teapot"), cache_latents(pipe, noise_images())
+    sampler = Stratified(SNRWeighted(pipe.scheduler.alphas_cumprod))
+    objective = DenoisingLoss(pipe, token, latents, ["a {}"], sampler)
+    times = torch.cat([d.t for d in objective.bank(20, generator())])
+    slices = sampler.probabilities.cumsum(0)[times].mul(20).floor()
+    assert len(slices.unique()) >= 19  # one from each twentieth, but for rounding at the edges
+    assert next(invert(objective, Config())).loss > 0
 
 
 def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):

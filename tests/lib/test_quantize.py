@@ -1,4 +1,4 @@
-"""Weight-only INT8: bounds, equality with plain layers on the dequantised weight, bytes."""
+"""Quantized layers: bounds, equality with plain layers on the dequantised weight, bytes, and finite differences."""
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -7,8 +7,12 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from tests.conftest import random_pipeline
 from zoti import footprint, quantize_
-from zoti.quantize import QuantConv2d, QuantLinear, quantize_weight
+from zoti.quantize import NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
+from zoti.rounding import pack, quantize_weight, unpack
+
+KINDS = ["int8", "int4", "nf4", "llm_int8"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +22,70 @@ def seed():
         yield
 
 
+@pytest.mark.parametrize(("bits", "top"), [(8, 127), (4, 7)])
 @pytest.mark.parametrize("shape", [(5, 7), (6, 3, 3, 3), (1, 1)])
-def test_rounding_error_is_at_most_half_a_step(shape):
+def test_rounding_error_is_at_most_half_a_step(shape, bits, top):
     weight = torch.randn(shape) * torch.logspace(-3, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
-    codes, scale = quantize_weight(weight)
+    codes, scale = quantize_weight(weight, bits)
     step = scale.view(-1, *[1] * (len(shape) - 1))
     assert codes.dtype == torch.int8
     assert ((weight - codes * step).abs() <= step / 2 * (1 + 1e-5)).all()
-    assert (codes.flatten(1).abs().amax(1) == 127).all()
+    assert (codes.flatten(1).abs().amax(1) == top).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (3, 5), (1, 1), (2, 3, 3, 3)])
+def test_packing_halves_the_bytes_and_loses_nothing(shape):
+    codes = torch.randint(-8, 8, shape, dtype=torch.int8)
+    packed = pack(codes)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == (codes.numel() + 1) // 2
+    assert torch.equal(unpack(packed, codes.shape), codes)
+
+
+def test_int4_layers_hold_the_rounded_weight():
+    for layer in (nn.Linear(7, 5), nn.Conv2d(3, 5, 3)):
+        quant = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer, "int4")
+        codes, scale = quantize_weight(layer.weight, 4)
+        assert torch.equal(quant.weight, codes * scale.view(-1, *[1] * (codes.ndim - 1)))
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (3, 5)])
+def test_nf4_is_that_of_bitsandbytes(shape):
+    layer = nn.Linear(*shape)
+    theirs, state = bnb.quantize_4bit(layer.weight.data, blocksize=64, quant_type="nf4")
+    quant = NF4Linear(layer)
+    assert torch.equal(quant.weight, bnb.dequantize_4bit(theirs, state))
+    assert footprint(quant)["nf4"] == (layer.weight.numel() + 1) // 2
+
+
+def test_w8a8_is_linear8bitlt_in_eval():
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer, x = nn.Linear(64, 48), torch.randn(3, 5, 64)
+    theirs = Linear8bitLt(64, 48, has_fp16_weights=False)
+    theirs.load_state_dict(layer.state_dict(), strict=False)
+    theirs, ours = theirs.to("cpu").eval(), W8A8Linear(layer)
+    assert (theirs.weight.data - ours.codes).abs().max() <= 1  # theirs are rounded from fp16: a few ties fall otherwise
+    ours.codes, ours.scale = theirs.weight.data, theirs.weight.SCB / 127
+    assert (ours(x) - theirs(x)).norm() / ours(x).norm() < 3e-4  # their output passes through fp16
+
+
+def test_w8a8_rounds_activations_and_weight_only_does_not():
+    layer, x = nn.Linear(64, 48), torch.randn(8, 64)
+    plain = F.linear(x, QuantLinear(layer).weight, layer.bias)
+    rounded = W8A8Linear(layer)(x)
+    assert torch.equal(QuantLinear(layer)(x), plain)
+    assert 1e-3 < (rounded - plain).norm() / plain.norm() < 0.03
+    small = 1e-5 * torch.randn(8, 64)  # below an activation's step: most coordinates do not notice
+    assert (W8A8Linear(layer)(x + small) == rounded).float().mean() > 0.1
+
+
+def test_gradients_pass_straight_through_the_rounding_of_activations():
+    layer, x = nn.Linear(16, 4), torch.randn(3, 16, requires_grad=True)
+    quant = W8A8Linear(layer)
+    quant(x).sum().backward()
+    torch.testing.assert_close(x.grad, quant.weight.sum(0).expand(3, -1))
+    torch.testing.assert_close(quant(x).detach(), quant(x.detach()))
 
 
 def test_codes_are_those_of_bitsandbytes():
@@ -45,19 +105,30 @@ def test_an_all_zero_channel_stays_zero():
 @pytest.mark.parametrize(
     "options", [{}, {"stride": 2, "padding": 1}, {"groups": 4, "bias": False}, {"dilation": 2, "padding": 2}]
 )
-def test_convolution_equals_plain_convolution_on_the_dequantised_weight(options):
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.05), ("int4", 0.6)])
+def test_convolution_equals_plain_convolution_on_the_dequantised_weight(options, kind, bound):
     layer = nn.Conv2d(8, 12, 3, **options)
-    quant, x = QuantConv2d(layer), torch.randn(2, 8, 9, 9)
+    quant, x = QuantConv2d(layer, kind), torch.randn(2, 8, 9, 9)
     expected = F.conv2d(x, quant.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     assert torch.equal(quant(x), expected)
-    assert (quant(x) - layer(x)).abs().max() < 0.05
+    assert (quant(x) - layer(x)).abs().max() < bound
 
 
-def test_linear_equals_plain_linear_on_the_dequantised_weight():
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+def test_linear_equals_plain_linear_on_the_dequantised_weight(kind):
     layer, x = nn.Linear(16, 5), torch.randn(3, 4, 16)
-    quant = QuantLinear(layer)
+    (quant,) = quantize_(nn.Sequential(layer), kind)
     assert torch.equal(quant(x), F.linear(x, quant.weight, layer.bias))
-    assert torch.equal(quant.train()(x), quant.eval()(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_and_eval_are_alike(kind):
+    net, x = (
+        quantize_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 64)), kind),
+        torch.randn(2, 3, 9, 9),
+    )
+    with torch.no_grad():
+        assert torch.equal(net.train()(x), net.eval()(x))
 
 
 def test_no_float_copy_is_kept_and_bytes_are_counted():
@@ -68,10 +139,30 @@ def test_no_float_copy_is_kept_and_bytes_are_counted():
     assert not any(p.requires_grad for m in net[:2] for p in m.parameters())
 
 
-def test_a_quantized_layer_loads_its_own_state():
-    a, b = quantize_(nn.Sequential(nn.Linear(4, 4))), quantize_(nn.Sequential(nn.Linear(4, 4)))
+@pytest.mark.parametrize(
+    ("kind", "linear", "codes", "scales"),
+    [
+        ("int4", QuantLinear, {"int4": 50 + 54}, 10 + 4),
+        ("nf4", NF4Linear, {"nf4": 50, "int8": 108}, 2 + 4),  # 100 weights are two blocks of 64
+        ("llm_int8", W8A8Linear, {"int8": 100 + 108}, 10 + 4),
+    ],
+)
+def test_bytes_are_counted_by_what_they_mean(kind, linear, codes, scales):
+    net = quantize_(nn.Sequential(nn.Linear(10, 10), nn.Conv2d(3, 4, 3), nn.LayerNorm(6)), kind)
+    assert [type(m) for m in net] == [linear, QuantConv2d, nn.LayerNorm]
+    counted = {**codes, "float32": 4 * (scales + 10 + 4 + 12)}
+    assert footprint(net) == {**counted, "total": sum(counted.values())}
+    reachable = sum(v.untyped_storage().nbytes() for m in net[:2] for v in vars(m)["_buffers"].values())
+    assert reachable + 4 * 12 == footprint(net)["total"]  # no float copy hides behind a view
+    assert not any(isinstance(v, torch.Tensor) for m in net[:2] for v in vars(m).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantized_net_loads_its_own_state(kind):
+    a, b = (quantize_(nn.Sequential(nn.Linear(36, 7), nn.Conv2d(1, 2, 3)), kind) for _ in range(2))
+    assert not torch.equal(a[0].weight, b[0].weight)
     b.load_state_dict(a.state_dict())
-    assert torch.equal(a[0].weight, b[0].weight)
+    assert all(torch.equal(m.weight, o.weight) and torch.equal(m.bias, o.bias) for m, o in zip(a, b, strict=True))
 
 
 def test_sd15_unet_is_almost_all_int8():
@@ -82,6 +173,50 @@ def test_sd15_unet_is_almost_all_int8():
         quantize_(unet)
     assert total == 859_520_964
     assert footprint(unet)["int8"] / total > 0.99
+
+
+@pytest.mark.parametrize(("kind", "gigabytes"), [("int4", 0.432), ("nf4", 0.743), ("llm_int8", 0.862)])
+def test_sd15_unet_in_other_kinds_on_meta(kind, gigabytes):
+    with torch.device("meta"):
+        unet = quantize_(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), kind)
+        x, words = torch.empty(1, 4, 64, 64), torch.empty(1, 77, 768)
+        assert unet(x, torch.tensor(1), words).sample.shape == x.shape
+    assert footprint(unet)["total"] / 1e9 == pytest.approx(gigabytes, abs=0.001)
+
+
+def differences(kind: str, double: bool = False) -> torch.Tensor:
+    """D(mu) = [L(theta + mu e) - L(theta - mu e)] / (2 mu) for mu = 1e-3, 3e-3, ..., 1e-1 along six e: (5, 6)."""
+    from tests.lib.test_invert import generator, problem
+
+    pipe = random_pipeline()
+    for module in (pipe.unet, pipe.text_encoder):
+        quantize_(module, kind)
+        if double:
+            module.double()
+    objective = problem(pipe)
+    theta, draw = objective.token.initial, objective.draw(generator(3))
+    e = torch.randn(6, *theta.shape, generator=generator(5))
+    with torch.inference_mode():
+        mus = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+        return torch.stack(
+            [(objective(theta + mu * e, draw) - objective(theta - mu * e, draw)) / (2 * mu) for mu in mus]
+        )
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+def test_rounded_weights_leave_finite_differences_alone(kind):
+    """The same weights in float64 say what D(mu) is; on this net its own curvature bends it beyond mu = 1e-2."""
+    single, exact = differences(kind), differences(kind, double=True)
+    assert ((single - exact).norm(dim=1) / exact.norm(dim=1)).max() < 3e-3  # at every mu from 1e-3 to 1e-1
+    assert (single[:3] - single[2]).norm(dim=1).max() / single[2].norm() < 0.1  # flat where the net is
+
+
+def test_rounded_activations_drown_finite_differences():
+    rounded, exact = differences("llm_int8"), differences("int8", double=True)  # the same weights
+    error = (rounded - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error[0] > 0.5  # mu = 1e-3: nothing left
+    assert error[0] > 10 * error[-1]  # the rounding error is divided by mu
+    assert (rounded[0] - rounded[2]).norm() / rounded[2].norm() > 0.5
 
 
 def test_unknown_kinds_are_refused():

@@ -1,0 +1,30 @@
+"""From weights to small integers: one scale per output channel (ZOODiP Eq. 2), and two 4-bit codes to a byte."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Symmetric rounding with one scale per output channel (Eq. 2 with N = bits and offset o = 0).
+
+    weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,). |W - codes * scale| <=
+    scale / 2 everywhere. At 8 bits these are the codes and scales of bitsandbytes' row-wise `int8_vectorwise_quant`.
+    """
+    top = 2 ** (bits - 1) - 1  # Q_P; symmetric weights never reach Q_N = -Q_P - 1
+    rows = weight.detach().float().flatten(1)
+    # an all-zero channel has no scale of its own; any positive one restores it exactly
+    scale = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * top) / top
+    codes = torch.round(rows / scale[:, None]).clamp(-top - 1, top).to(torch.int8)
+    return codes.view(weight.shape), scale
+
+
+def pack(codes: Tensor) -> Tensor:
+    """4-bit codes in -8..7, any shape, two to a byte: uint8 (ceil(numel / 2),), the first half in the low nibbles."""
+    nibbles = F.pad(codes.flatten() + 8, (0, codes.numel() % 2)).view(2, -1).to(torch.uint8)
+    return nibbles[0] | nibbles[1] << 4
+
+
+def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The codes `pack` was given: int8 of this shape."""
+    return (torch.cat([packed & 15, packed >> 4]).to(torch.int8) - 8)[: shape.numel()].view(shape)
