@@ -1,4 +1,4 @@
-"""The memory table: `python benchmarks/memory.py`. Two minutes, no GPU, no weights.
+"""The memory table: `python benchmarks/memory.py`. About two minutes of one idle core, no GPU, no weights.
 
 Live bytes of tensors at the peak, predicted on the meta device; beside it what the paper read from nvidia-smi on an
 RTX 3090 (its Table 1, and the text for SDXL). That reading holds the CUDA context too, about 0.5 GB, and what the
@@ -6,8 +6,6 @@ allocator keeps; and its scripts differ (fp32 activations here and there), so th
 """
 
 from pathlib import Path
-
-from tqdm import tqdm
 
 from zoti.models import PRESETS
 from zoti.scenarios import dreambooth, lora, textual_inversion, zeroth_order
@@ -39,8 +37,6 @@ TINY = [
 
 if __name__ == "__main__":
     print(f"{'':40}  live GB  paper GB  at the peak")
-    for label, paper, scenario, options in tqdm(
-        TABLE + (TINY if Path(PRESETS["tiny-sd"].source).exists() else []), leave=False
-    ):
+    for label, paper, scenario, options in TABLE + (TINY if Path(PRESETS["tiny-sd"].source).exists() else []):
         peak = scenario(**options).peak
-        tqdm.write(f"{label:40}  {peak.total / 1e9:7.3f}  {paper or '':>8}  {peak}")
+        print(f"{label:40}  {peak.total / 1e9:7.3f}  {paper or '':>8}  {peak}", flush=True)
