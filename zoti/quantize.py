@@ -5,10 +5,13 @@ Only weights are rounded. Activations stay in floating point, because a finite d
 show just that. No layer here behaves differently in `train()` and `eval()`.
 """
 
+from typing import Any
+
 import bitsandbytes.functional as bnb
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from zoti.rounding import pack, quantize_weight, unpack
 
@@ -38,12 +41,40 @@ class _Quantized(nn.Module):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The rounded weight (out, ...) in `dtype`: made for one call, then forgotten."""
         codes = unpack(self.codes, self.shape) if self.kind == "int4" else self.codes
-        return codes.to(dtype) * self.scale.to(dtype).view(-1, *[1] * (codes.ndim - 1))
+        return codes.to(dtype).mul_(self.scale.to(dtype).view(-1, *[1] * (codes.ndim - 1)))
 
     @property
     def weight(self) -> Tensor:
         """The dequantised weight, for code that looks at `layer.weight`; not a parameter."""
         return self.dequantize(self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Rebuild.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.apply_weight(x)
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """The layer's own arithmetic, on a weight made for this call."""
+        raise NotImplementedError
+
+    def apply_transpose(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient in x (of this shape) from the gradient in the output, on a weight made for this call."""
+        raise NotImplementedError
+
+
+class _Rebuild(torch.autograd.Function):
+    """Backpropagation *through* a frozen quantized layer, making the weight twice instead of keeping it.
+
+    Plain autograd would save the dequantised weight of every layer until the backward pass, and a quantized model
+    would need a full-precision copy of itself after all. The layer is linear in x, so nothing else need be saved.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: _Quantized) -> Tensor:
+        ctx.layer, ctx.shape = layer, x.shape
+        return layer.apply_weight(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.apply_transpose(grad, ctx.shape), None
 
 
 class QuantLinear(_Quantized):
@@ -53,8 +84,11 @@ class QuantLinear(_Quantized):
         super().__init__(layer, kind)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def apply_weight(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dequantize(x.dtype), self.bias)
+
+    def apply_transpose(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        return grad @ self.dequantize(grad.dtype)
 
 
 class NF4Linear(QuantLinear):
@@ -114,8 +148,9 @@ class QuantConv2d(_Quantized):
     """
 
     def __init__(self, layer: nn.Conv2d, kind: str = "int8") -> None:
-        if layer.padding_mode != "zeros":
-            raise ValueError(f"QuantConv2d pads with zeros only, this layer pads with {layer.padding_mode!r}")
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            told = layer.padding if layer.padding_mode == "zeros" else layer.padding_mode
+            raise ValueError(f"QuantConv2d pads with a number of zeros only, this layer pads with {told!r}")
         super().__init__(layer, kind)
         self.stride, self.padding, self.dilation, self.groups = (
             layer.stride,
@@ -124,8 +159,12 @@ class QuantConv2d(_Quantized):
             layer.groups,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def apply_weight(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dequantize(x.dtype), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def apply_transpose(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        weight = self.dequantize(grad.dtype)
+        return conv2d_input(shape, weight, grad, self.stride, self.padding, self.dilation, self.groups)
 
 
 _LINEAR = {"int8": QuantLinear, "int4": lambda l: QuantLinear(l, "int4"), "nf4": NF4Linear, "llm_int8": W8A8Linear}

@@ -131,6 +131,29 @@ def test_train_and_eval_are_alike(kind):
         assert torch.equal(net.train()(x), net.eval()(x))
 
 
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.Linear(16, 5), (16,)),
+        (nn.Linear(16, 5, bias=False), (3, 4, 16)),
+        (nn.Conv2d(8, 12, 3), (2, 8, 9, 9)),
+        (nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 10, 10)),
+        (nn.Conv2d(8, 12, 3, groups=4, dilation=2, padding=2, bias=False), (2, 8, 9, 9)),
+    ],
+)
+def test_backward_rebuilds_the_weight_and_gets_the_very_gradient_of_autograd(layer, shape):
+    quant, saved = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer), []
+    x = torch.randn(shape, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = quant(x)
+    plain = quant.apply_weight(x)  # under autograd's own eyes, keeping the weight
+    cotangent = torch.randn_like(y)
+    assert not saved
+    assert torch.equal(y, plain)
+    ours, theirs = (torch.autograd.grad(out, x, cotangent)[0] for out in (y, plain))
+    assert torch.equal(ours, theirs)
+
+
 def test_no_float_copy_is_kept_and_bytes_are_counted():
     net = nn.Sequential(nn.Linear(10, 20), nn.Conv2d(3, 4, 3), nn.LayerNorm(6))
     quantize_(net)
@@ -224,3 +247,5 @@ def test_unknown_kinds_are_refused():
         quantize_(nn.Sequential(nn.Linear(2, 2)), "int7")
     with pytest.raises(ValueError, match="zeros"):
         QuantConv2d(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match="same"):
+        QuantConv2d(nn.Conv2d(2, 2, 3, padding="same"))

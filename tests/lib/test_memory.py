@@ -1,0 +1,283 @@
+"""The ledger, held against counting by hand, against the kernel, and against itself."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from zoti.architectures import architecture
+from zoti.memory import CATEGORIES, Ledger
+from zoti.quantize import quantize_
+from zoti.scenarios import dreambooth, lora, textual_inversion, zeroth_order
+
+DEVICES = ["meta", "cpu"]
+
+
+def chain(device: str) -> nn.Module:
+    """(10 x 20 + 20) + (20 x 5 + 5) = 325 parameters."""
+    return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5)).to(device)
+
+
+def train(net: nn.Module, x: torch.Tensor, **options) -> Ledger:
+    adam = torch.optim.AdamW(net.parameters(), **options)
+    with Ledger() as ledger:
+        ledger.own(net)
+        for _ in range(2):
+            with ledger.phase("forward"):
+                loss = net(x).sum()
+            with ledger.phase("backward"):
+                loss.backward()
+            with ledger.phase("step"):
+                adam.step()
+            with ledger.phase("zero"):
+                adam.zero_grad()
+    return ledger
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_chain_of_linears_counted_by_hand(device):
+    peaks = train(chain(device), torch.zeros(7, 10, device=device), foreach=True).peaks
+    parameters, moments, steps = 4 * 325, 2 * 4 * 325, 4 * 4  # Adam counts steps in one float per tensor
+    assert list(peaks) == ["outside", "forward", "backward", "step", "zero"]
+    assert peaks["outside"].total == peaks["outside"].parts["parameters"] == parameters
+    assert peaks["forward"].parts["saved activations"] == 4 * 7 * (10 + 20)  # the input, and what ReLU gave
+    assert peaks["step"].parts["gradients"] == parameters
+    assert peaks["step"].parts["optimizer state"] == moments + steps
+    assert peaks["step"].parts["temporaries"] == pytest.approx(parameters, abs=16)  # foreach: a list as large as all
+    assert set(peaks["forward"].parts) == set(CATEGORIES)
+
+
+def test_meta_and_cpu_agree_to_the_byte():
+    meta, cpu = (train(chain(d), torch.zeros(7, 10, device=d), foreach=False) for d in DEVICES)
+    assert meta.peaks == cpu.peaks
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_peak_of_a_sequence_of_temporaries(device):
+    with Ledger() as ledger:
+        a = torch.ones(100, device=device)  # 400 bytes
+        b = a.to(torch.float64)  # 800: peak 1200
+        b.mul_(2)
+        view = b[:10].view(2, 5)
+        assert ledger.live["temporaries"] == 1200
+        del a, b
+        assert ledger.live["temporaries"] == 800  # ten numbers keep a hundred alive
+        del view
+        assert ledger.live["temporaries"] == 0
+    assert ledger.peak.total == ledger.peak.parts["temporaries"] == 1200
+
+
+def test_phases_have_peaks_of_their_own_and_go_on_when_entered_again():
+    with Ledger() as ledger:
+        with ledger.phase("small"):
+            kept = torch.ones(10)
+        with ledger.phase("large"):
+            torch.ones(1000)
+        with ledger.phase("small"):
+            torch.ones(20)
+    assert {name: peak.total for name, peak in ledger.peaks.items()} == {"small": 120, "large": 4040}
+    assert ledger.peak.phase == "large"
+    assert "0.00 MB in small" in str(ledger.peaks["small"])
+    assert len(kept) == 10
+
+
+def test_what_was_made_before_is_booked_when_it_is_touched():
+    before = torch.ones(50)
+    with Ledger() as ledger:
+        before.view(5, 10)
+        assert ledger.live["temporaries"] == 200
+
+
+def test_operators_that_arrive_whole_in_inference_mode_are_taken_apart():
+    x, labels = torch.zeros(100, 50, device="meta"), torch.zeros(100, dtype=torch.int64, device="meta")
+    with Ledger() as ledger, torch.inference_mode():
+        ledger.book("buffers", x, labels)
+        F.cross_entropy(x, labels)
+    assert 4 * 100 * 50 <= ledger.peak.parts["temporaries"] <= 4 * 100 * 50 + 8  # log_softmax inside, and two numbers
+
+
+def test_a_ledger_changes_no_result_and_leaves_nothing_behind():
+    net, x = chain("cpu"), torch.randn(7, 10)
+    attention = F.scaled_dot_product_attention
+    plain = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    gc.disable()
+    try:
+        with Ledger() as ledger:
+            ledger.own(net)
+            y = net(x).square()
+            y.sum().backward()
+            ghost = weakref.ref(y.untyped_storage())
+            assert ledger.live["gradients"] == 4 * 325
+            del y
+            assert ghost() is None  # what autograd saved is no circle
+        assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), plain, strict=True))
+        assert F.scaled_dot_product_attention is attention
+        assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
+        after = dict(ledger.peaks)
+        (net(x).sum()).backward()
+        ghost = weakref.ref(ledger)
+        peaks = ledger.peaks
+        del ledger
+        assert ghost() is None
+        assert peaks == after
+    finally:
+        gc.enable()
+
+
+def test_attention_is_efficient_on_meta_exact_on_cpu_and_restored_after_an_error():
+    original = F.scaled_dot_product_attention
+    q = torch.ones(1, 2, 512, 40, device="meta", requires_grad=True)
+    with Ledger() as ledger, ledger.phase("attention"):
+        out = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+        out.sum().backward()
+    assert out.shape == q.shape
+    assert ledger.peak.total < 4 * 512 * 512  # not even one head's matrix
+    mask = torch.ones(512, 512, dtype=torch.bool, device="meta")
+    real = torch.randn(1, 2, 8, 4)
+    with pytest.raises(RuntimeError, match="halt"), Ledger():
+        assert F.scaled_dot_product_attention(q, q, q, attn_mask=mask).shape == q.shape
+        assert torch.equal(F.scaled_dot_product_attention(real, real, real), original(real, real, real))
+        with pytest.raises(NotImplementedError, match="enable_gqa"):
+            F.scaled_dot_product_attention(q, q, q, enable_gqa=True)
+        raise RuntimeError("halt")
+    assert F.scaled_dot_product_attention is original
+
+
+def test_backpropagation_through_int8_keeps_activations_but_no_weight():
+    net = quantize_(nn.Sequential(nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 100))).to("meta")
+    x = torch.zeros(3, 100, device="meta", requires_grad=True)
+    with Ledger() as ledger:
+        ledger.own(net)
+        ledger.book("parameters", x)
+        y = net(x).sum()
+        assert ledger.live["saved activations"] == 4 * 3 * 100  # ReLU's
+        with ledger.phase("backward"):
+            y.backward()
+    parts = ledger.peaks["backward"].parts
+    assert parts["buffers"] == 2 * (100 * 100 + 4 * 100 + 4 * 100)
+    assert 4 * 100 * 100 <= parts["temporaries"] < 2 * 4 * 100 * 100  # one weight at a time
+
+
+def test_checkpointing_saves_the_boundary_only():
+    block = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(50, 50), nn.Sigmoid()))).to("meta")
+    x = torch.zeros(1000, 50, device="meta", requires_grad=True)
+    saved = []
+    for run in (block, lambda x: checkpoint(block, x, use_reentrant=False)):
+        with Ledger() as ledger:
+            ledger.own(block)
+            y = run(x).sum()
+            saved.append(ledger.live["saved activations"])
+            y.backward()
+    assert saved == [5 * 4 * 1000 * 50, 4 * 1000 * 50]  # input and four sigmoids; input
+
+
+def test_errors():
+    ledger = Ledger()
+    with pytest.raises(RuntimeError, match="inside its context"):
+        ledger.own(nn.Linear(1, 1))
+    with ledger, pytest.raises(KeyError, match="luggage"):
+        ledger.book("luggage", torch.ones(1))
+    with pytest.raises(ValueError, match=r"sd1\.5, sd2\.1, sdxl"):
+        architecture("sd9")
+    with pytest.raises(ValueError, match="int8, float16, float32"):
+        architecture("sd1.5", "int3")
+
+
+def test_parameters_of_the_published_models():
+    """As the hub counts them: U-Net, text encoders, VAE."""
+    counts = {
+        name: [sum(p.numel() for p in network.parameters()) for network in architecture(name, "float32").networks()]
+        for name in ("sd1.5", "sd2.1", "sdxl")
+    }
+    assert counts == {
+        "sd1.5": [859_520_964, 123_060_480, 83_653_863],
+        "sd2.1": [865_910_724, 340_387_840, 83_653_863],
+        "sdxl": [2_567_463_684, 123_060_480, 694_659_840, 83_653_863],
+    }
+
+
+def test_an_architecture_from_the_folder_of_a_pipeline(tmp_path):
+    for part, config in {
+        "unet": {"_class_name": "UNet2DConditionModel", "sample_size": 8, "in_channels": 32, "out_channels": 32,
+                 "block_out_channels": [96, 160], "layers_per_block": 1, "cross_attention_dim": 256,
+                 "down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+                 "attention_head_dim": [3, 5]},
+        "vae": {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * 4,
+                "up_block_types": ["UpDecoderBlock2D"] * 4, "block_out_channels": [16, 32, 64, 128],
+                "layers_per_block": 1, "latent_channels": 32, "norm_num_groups": 1, "mid_block_add_attention": False},
+        "text_encoder": {"model_type": "clip_text_model", "vocab_size": 500, "hidden_size": 256,
+                         "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4,
+                         "max_position_embeddings": 32},
+    }.items():  # fmt: skip
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    model = architecture(str(tmp_path))
+    assert model.encode(model.picture()).shape == model.latent().shape == (1, 32, 8, 8)
+    rival, ours = textual_inversion(str(tmp_path)), zeroth_order(str(tmp_path))
+    assert ours.peak.total < rival.peak.total < 100e6
+
+
+@pytest.mark.parametrize(
+    "gigabytes, scenario, options",
+    [
+        (18.02, dreambooth, {}),
+        (6.14, textual_inversion, {"weights": "float32", "whole_table": True}),
+        (1.93, textual_inversion, {"whole_table": True}),
+        (1.85, textual_inversion, {"whole_table": True, "cached": True}),
+        (1.37, textual_inversion, {"whole_table": True, "cached": True, "checkpointing": True}),
+        (1.21, textual_inversion, {"cached": True, "checkpointing": True}),
+        (1.82, lora, {}),
+        (1.44, zeroth_order, {"cached": False}),
+        (1.10, zeroth_order, {}),
+        (1.23, zeroth_order, {"max_batch": 3}),
+        (1.34, zeroth_order, {"name": "sd2.1"}),
+        (3.66, zeroth_order, {"name": "sdxl"}),
+        (4.93, zeroth_order, {"name": "sdxl", "cached": False}),
+    ],
+)
+@pytest.mark.slow
+def test_stable_diffusion_to_a_hundredth(gigabytes, scenario, options):
+    assert scenario(**options).peak.total / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
+def test_a_scenario_is_the_same_every_time():
+    first, second = zeroth_order(), zeroth_order()
+    assert first.peaks == second.peaks
+    assert list(first.peaks) == ["outside", "forward", "step"]
+    assert first.peak.total / 1e9 == pytest.approx(1.10, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+@pytest.mark.parametrize(
+    "run, unseen",
+    [
+        ("training", 0.02),
+        ("attention", 0.02),
+        ("encoding", 0.15),  # oneDNN's workspace for a convolution, which a ledger of tensors cannot see
+    ],
+)
+def test_the_kernel_measures_what_the_ledger_says(run, unseen):
+    # glibc keeps freed blocks for itself unless told to hand every large one back
+    quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    here = Path(__file__)
+    path = os.pathsep.join([str(here.parents[2]), os.environ.get("PYTHONPATH", "")])
+    told = subprocess.run(
+        [sys.executable, here.with_name("resident.py"), run],
+        env=os.environ | quiet | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes = json.loads(told.stdout.splitlines()[-1])
+    assert sizes["ledger"] > 200e6
+    assert -0.02 < sizes["resident"] / sizes["ledger"] - 1 < unseen
