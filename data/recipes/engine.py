@@ -26,8 +26,8 @@ EMA_EVERY = 4
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm up for 200 steps, hold, and fall linearly to a fiftieth over the last two fifths."""
-    return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / (steps * 0.4)))
+    """Warm up for a tenth or 200 steps, hold, and fall linearly to a fiftieth over the last two fifths."""
+    return peak * min(1.0, (step + 1) / min(200, steps / 10), max(0.02, (steps - step) / (steps * 0.4)))
 
 
 def _worker(

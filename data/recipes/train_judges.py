@@ -52,7 +52,7 @@ def clip() -> CLIPModel:
     vision = CLIPVisionConfig(
         hidden_size=160,
         intermediate_size=640,
-        num_hidden_layers=5,
+        num_hidden_layers=4,
         num_attention_heads=5,
         image_size=SIZE,
         patch_size=8,
@@ -68,7 +68,7 @@ class DinoStudent(nn.Module):
         super().__init__()
         self.encoder = Dinov2Model._from_config(
             Dinov2Config(
-                hidden_size=160, num_hidden_layers=5, num_attention_heads=5, mlp_ratio=4, image_size=SIZE, patch_size=8
+                hidden_size=160, num_hidden_layers=4, num_attention_heads=5, mlp_ratio=4, image_size=SIZE, patch_size=8
             ),
             attn_implementation="eager",
         )
@@ -167,8 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
     make, steps, batch = {
-        "clip": (make_clip, 600, 96),
-        "dino": (make_dino, 1200, 48),
-        "classifier": (make_classifier, 1000, 32),
+        "clip": (make_clip, 350, 96),
+        "dino": (make_dino, 700, 48),
+        "classifier": (make_classifier, 900, 32),
     }[args.which]
     train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)
