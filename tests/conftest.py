@@ -1,11 +1,16 @@
 """A pipeline of Stable Diffusion's classes, random and minute, for everything that needs a shape but not a meaning."""
 
+import hypothesis
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from zoti import load_pipeline
+
+# a slow machine is no failing property
+hypothesis.settings.register_profile("zoti", deadline=None)
+hypothesis.settings.load_profile("zoti")
 
 
 def random_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:

@@ -5,11 +5,11 @@ from artwork import BUILD, HERE
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from engine import load_ema
 from tokenizer import tokenizer
-from train_judges import DinoStudent, classifier, clip
+from train_judges import classifier, clip, dino
 from train_unet import SCHEDULE, Painter, scaling_factor
 from train_vae import trained_vae
 from transformers import BitImageProcessor, CLIPImageProcessor
-from world import SIZE, World
+from world import SIZE
 
 DATA = HERE.parent
 
@@ -35,12 +35,12 @@ def tiny_sd() -> None:
 
 
 def judges() -> None:
-    encoder, student, judge = clip(), DinoStudent(len(World().training) + len(World().others)), classifier()
+    encoder, student, judge = clip(), dino(), classifier()
     load_ema("clip", encoder)
     load_ema("dino", student)
     load_ema("classifier", judge)
     size = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
-    for name, model in (("clip", encoder), ("dino", student.encoder), ("classifier", judge)):
+    for name, model in (("clip", encoder), ("dino", student), ("classifier", judge)):
         model.half().save_pretrained(DATA / "judges" / name)
         (BitImageProcessor if name == "dino" else CLIPImageProcessor)(**size).save_pretrained(DATA / "judges" / name)
     tokenizer().save_pretrained(DATA / "judges" / "clip")

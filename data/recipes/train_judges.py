@@ -1,7 +1,7 @@
 """Train the three networks that only ever measure: `python train_judges.py clip|dino|classifier`.
 
 clip        a CLIPModel, contrastive on pictures and captions of the whole training world (CLIP-I, CLIP-T)
-dino        a Dinov2Model, taught to tell every drawing in every colour from every other, whatever its setting (DINO)
+dino        a Dinov2Model, taught to find the same subject in another setting among many others (DINO)
 classifier  a ResNet that names concept, setting and colour of a scene: the independent judge of tiny-sd's paintings
 
 All see real scenes only, never a painted one, and nothing that is held out.
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from artwork import CONCEPTS
 from engine import train
 from tokenizer import LENGTH, tokenizer
-from torch import nn
 from train_vae import to_tensor
 from transformers import (
     CLIPConfig,
@@ -26,7 +25,7 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
-from world import COLOURS, SETTINGS, SIZE, World
+from world import COLOURS, SETTINGS, SHARE_COLOURED, SIZE, World
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)  # CLIP's own constants, as processors expect
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -61,19 +60,13 @@ def clip() -> CLIPModel:
     return CLIPModel._from_config(config, attn_implementation="eager")  # faster backward than the fused one on a CPU
 
 
-class DinoStudent(nn.Module):
-    """The encoder, and the heads that are thrown away after training."""
-
-    def __init__(self, drawings: int) -> None:
-        super().__init__()
-        self.encoder = Dinov2Model._from_config(
-            Dinov2Config(
-                hidden_size=160, num_hidden_layers=4, num_attention_heads=5, mlp_ratio=4, image_size=SIZE, patch_size=8
-            ),
-            attn_implementation="eager",
-        )
-        self.encoder.embeddings.mask_token.requires_grad_(False)
-        self.drawing, self.colour = nn.Linear(160, drawings, bias=False), nn.Linear(160, len(COLOURS) + 1)
+def dino() -> Dinov2Model:
+    config = Dinov2Config(
+        hidden_size=160, num_hidden_layers=4, num_attention_heads=5, mlp_ratio=4, image_size=SIZE, patch_size=8
+    )
+    model = Dinov2Model._from_config(config, attn_implementation="eager")
+    model.embeddings.mask_token.requires_grad_(False)
+    return model
 
 
 def classifier() -> ResNetForImageClassification:
@@ -111,31 +104,21 @@ def readable(caption: str) -> str:
 
 
 def make_dino(rank: int, batch: int):
-    world = World()
-    everything = world.training + world.others
-    number = {pair: i for i, pair in enumerate(everything)}
-    model = DinoStudent(len(everything))
+    world, model = World(), dino()
+    everything = world.training * 6 + world.others
 
     def loss_fn(model, rng, step):
-        scenes = [world.sample(rng, everything) for _ in range(batch)]
+        pictures = []
+        for index in rng.permutation(len(everything))[:batch]:  # each subject twice, in two settings and two places
+            colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.uniform() < SHARE_COLOURED else None
+            for setting in rng.choice(list(SETTINGS), 2, replace=False):
+                pictures.append(world.compose(rng, *everything[index], colour, setting))
         with torch.autocast("cpu", torch.bfloat16):
-            features = F.normalize(
-                model.encoder(pixel_values([s.pixels for s in scenes])).pooler_output.float(), dim=-1
-            )
-            drawing = 20 * F.linear(features, F.normalize(model.drawing.weight, dim=-1))  # cosine: what DINO is read by
-            colour = model.colour(features * 10)
-        target = torch.tensor([number[s.style, s.concept] for s in scenes])
-        hue = torch.tensor([list(COLOURS).index(s.colour) if s.colour else len(COLOURS) for s in scenes])
-        loss = F.cross_entropy(drawing.float(), target) + F.cross_entropy(colour.float(), hue)
-        return (
-            loss,
-            {
-                "loss": loss,
-                "drawing": (drawing.argmax(1) == target).float().mean(),
-                "colour": (colour.argmax(1) == hue).float().mean(),
-            },
-            batch,
-        )
+            features = model(pixel_values(pictures)).pooler_output
+        features = F.normalize(features.float(), dim=-1).view(batch, 2, -1)
+        logits, target = 20 * features[:, 0] @ features[:, 1].T, torch.arange(batch)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return loss, {"loss": loss, "matched": (logits.argmax(1) == target).float().mean()}, 2 * batch
 
     return model, loss_fn
 
@@ -168,7 +151,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     make, steps, batch = {
         "clip": (make_clip, 350, 96),
-        "dino": (make_dino, 700, 48),
+        "dino": (make_dino, 300, 64),
         "classifier": (make_classifier, 900, 32),
     }[args.which]
     train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)
