@@ -22,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "_build" / "source"
-DATA = ("tiny-sd", "subjects", "styles")  # what chapters read; the recipes that made it cannot change a page
+DATA = ("tiny-sd", "judges", "subjects", "styles")  # what chapters read; the recipes that made it cannot change a page
 
 # A chapter's numbers come from the CPU, from this checkout, and from no network.
 os.environ.update(

@@ -5,6 +5,13 @@ the modules in the order data flows: models, quantize -> data, tokens -> objecti
 -> invert.
 """
 
+import logging
+import os
+
+# Two libraries greet every CPU with warnings about kernels and packages it can do without.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 from zoti.data import cache_latents, load_images
 from zoti.estimators import Estimate, Guided, guided, one_point, rge, spsa
 from zoti.invert import Config, Step, invert

