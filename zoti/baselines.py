@@ -10,7 +10,7 @@ from zoti.objective import DenoisingLoss
 
 
 def textual_inversion(objective: DenoisingLoss, steps: int = 300, lr: float = 5e-3, seed: int = 0) -> Iterator[Step]:
-    """Adam on the exact gradient of the same objective, same draws per seed as `invert`; yields the same Steps.
+    """Adam on the exact gradient of the same objective; yields the same Steps as `invert`.
 
     Counts one evaluation a step; its backward pass costs about two more.
     """

@@ -160,5 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(__import__("os").environ.get("OMP_NUM_THREADS", 2)))
     main()
