@@ -34,8 +34,8 @@ PRESETS = {
 def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -> StableDiffusionPipeline:
     """A text-to-image pipeline with quantized U-Net, text encoder and VAE, frozen, in eval mode.
 
-    name_or_path: a key of PRESETS, a folder, or a hub id. weights: a kind `quantize_` knows, or 'none' for full precision. Uses the
-    GPU where there is one. Raises ValueError for a path that holds no pipeline.
+    name_or_path: a key of PRESETS, a folder, or a hub id. weights: a kind `quantize_` knows, or 'none' for full
+    precision. Uses the GPU where there is one. Raises ValueError for a path that holds no pipeline.
     """
     source = PRESETS[name_or_path].source if name_or_path in PRESETS else str(name_or_path)
     diffusers_logging.disable_progress_bar()  # a bar of loading parts litters a notebook
