@@ -12,7 +12,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 from artwork import CONCEPTS
-from engine import train
+from engine import autocast, train
 from tokenizer import LENGTH, tokenizer
 from train_vae import to_tensor
 from transformers import (
@@ -90,7 +90,7 @@ def make_clip(rank: int, batch: int):
     def loss_fn(model, rng, step):
         scenes = [world.sample(rng, everything) for _ in range(batch)]
         words = tok([readable(s.caption) for s in scenes], padding="max_length", truncation=True, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             out = model(input_ids=words.input_ids, pixel_values=pixel_values([s.pixels for s in scenes]))
         logits, target = out.logits_per_text.float(), torch.arange(batch)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -113,7 +113,7 @@ def make_dino(rank: int, batch: int):
             colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.uniform() < SHARE_COLOURED else None
             for setting in rng.choice(list(SETTINGS), 2, replace=False):
                 pictures.append(world.compose(rng, *everything[index], colour, setting))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = model(pixel_values(pictures)).pooler_output
         features = F.normalize(features.float(), dim=-1).view(batch, 2, -1)
         logits, target = 20 * features[:, 0] @ features[:, 1].T, torch.arange(batch)
@@ -129,7 +129,7 @@ def make_classifier(rank: int, batch: int):
 
     def loss_fn(model, rng, step):
         scenes = [world.sample(rng) for _ in range(batch)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = model(pixel_values([s.pixels for s in scenes])).logits.float().split(parts, dim=1)
         targets = [
             [list(CONCEPTS).index(s.concept) for s in scenes],

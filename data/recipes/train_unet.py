@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from artwork import BUILD, HERE
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from engine import PROCESSES, train
+from engine import BFLOAT16, PROCESSES, autocast, train
 from safetensors.torch import load_file, save_file
 from tokenizer import LENGTH, tokenizer
 from torch import nn
@@ -87,7 +87,8 @@ def make(rank: int, batch: int, pool: int, exported: bool):
         for part in ("unet", "text_encoder"):
             (weights,) = (HERE.parent / "tiny-sd" / part).glob("*.safetensors")
             getattr(model, part).load_state_dict(load_file(weights))
-    model.unet.set_attn_processor(AttnProcessor())  # on a CPU, the fused kernel's backward takes a third of the step
+    if BFLOAT16:  # there the fused kernel's backward takes a third of the step
+        model.unet.set_attn_processor(AttnProcessor())
     stored = load_file(BUILD / f"pool-{pool}-{rank}.safetensors")
     latents, facts = stored["latents"], stored["facts"].tolist()
     scale = scaling_factor()
@@ -110,7 +111,7 @@ def make(rank: int, batch: int, pool: int, exported: bool):
             )
         ids = tok(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         t, noise = torch.randint(0, 1000, (batch,)), torch.randn_like(z)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             states = model.text_encoder(ids).last_hidden_state
             predicted = model.unet(noise_schedule.add_noise(z, noise, t), t, states).sample
         error = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
@@ -135,4 +136,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if not (BUILD / f"pool-{args.pool}-{PROCESSES - 1}.safetensors").exists():
         torch.multiprocessing.spawn(_encode, (20_000, args.pool), PROCESSES)
-    train("unet", make, steps=args.steps, lr=8e-4, ema_decay=0.998, batch=24, pool=args.pool, exported=args.exported)
+    lr = 5e-4 if args.exported else 8e-4
+    train("unet", make, steps=args.steps, lr=lr, ema_decay=0.998, batch=24, pool=args.pool, exported=args.exported)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from artwork import BUILD, HERE
 from diffusers import AutoencoderKL
-from engine import load_ema, train
+from engine import autocast, load_ema, train
 from safetensors.torch import load_file
 from world import SIZE, World
 
@@ -69,7 +69,8 @@ def make(rank: int, batch: int, decoder: bool):
 
     def loss_fn(model, rng, step):
         x = to_tensor([world.sample(rng, everything).pixels for _ in range(batch)])
-        with torch.autocast("cpu", torch.bfloat16):
+        x = x.contiguous(memory_format=torch.channels_last)
+        with autocast():
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample.float()
         error = (y - x) / 2  # in units of the [0, 1] range, as PSNR counts
@@ -78,9 +79,8 @@ def make(rank: int, batch: int, decoder: bool):
         loss = mse + 0.03 * error.abs().mean() + BETA * rate
         return loss * 10, {"psnr": -10 * mse.log10(), "bits": rate * 3 * 1.4427}, len(x)
 
-    if not decoder:
-        return vae(), loss_fn
-    return freeze_encoder(trained_vae()), loss_fn
+    model = freeze_encoder(trained_vae()) if decoder else vae()
+    return model.to(memory_format=torch.channels_last), loss_fn  # a quarter faster
 
 
 if __name__ == "__main__":
