@@ -150,7 +150,8 @@ def load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata()
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
+            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
         stored, index, evaluations = facts["config"], int(facts["index"]), int(facts["evaluations"])
         start, state = tensors["theta"], tensors["generator"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
