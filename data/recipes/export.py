@@ -35,12 +35,12 @@ def tiny_sd() -> None:
 
 
 def judges() -> None:
-    encoder, student, judge = clip(), dino(), classifier()
-    load_ema("clip", encoder)
-    load_ema("dino", student)
-    load_ema("classifier", judge)
+    """Those that this machine trained; the others stay as they are in data/judges."""
     size = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
-    for name, model in (("clip", encoder), ("dino", student), ("classifier", judge)):
+    for name, model in (("clip", clip()), ("dino", dino()), ("classifier", classifier())):
+        if not (BUILD / f"{name}.ckpt.safetensors").exists():
+            continue
+        print(name, "of step", load_ema(name, model))
         model.half().save_pretrained(DATA / "judges" / name)
         (BitImageProcessor if name == "dino" else CLIPImageProcessor)(**size).save_pretrained(DATA / "judges" / name)
     tokenizer().save_pretrained(DATA / "judges" / "clip")
@@ -48,5 +48,4 @@ def judges() -> None:
 
 if __name__ == "__main__":
     tiny_sd()
-    if (BUILD / "classifier.ckpt.safetensors").exists():
-        judges()
+    judges()
