@@ -182,6 +182,11 @@ def test_the_sdxl_preset_is_the_papers():
     assert (preset.mu, preset.lr, preset.low, preset.high, preset.steps) == (1e-2, 5e-3, 700, 900, 20_000)
 
 
+def test_a_path_without_a_pipeline_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no diffusers pipeline at .* give one of tiny-sd, .*sdxl, a folder"):
+        load_pipeline(tmp_path)
+
+
 def test_pipelines_of_another_kind_are_refused(pipe, tmp_path):
     from diffusers import StableDiffusionImg2ImgPipeline
 
