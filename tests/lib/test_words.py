@@ -183,7 +183,7 @@ def test_the_sdxl_preset_is_the_papers():
 
 
 def test_a_path_without_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no diffusers pipeline at .* give one of tiny-sd, .*sdxl, a folder"):
+    with pytest.raises(ValueError, match=r"no diffusers pipeline at .* give one of tiny-sd, .*sdxl, a folder"):
         load_pipeline(tmp_path)
 
 
