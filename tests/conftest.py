@@ -1,10 +1,18 @@
 """A pipeline of Stable Diffusion's classes, random and minute, for everything that needs a shape but not a meaning."""
 
+import copy
+
 import hypothesis
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from zoti import load_pipeline
 
@@ -72,6 +80,50 @@ def random_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline
     return pipe
 
 
+def random_xl_pipeline(eos_token_id: int | None = None) -> StableDiffusionXLPipeline:
+    """SDXL's classes in the same size: two tokenizers that pad differently, token widths 32 and 48.
+
+    eos_token_id is what the second encoder looks for when it pools (by default its tokenizer's); SDXL's config says 2.
+    """
+    small = random_pipeline()
+    second = copy.deepcopy(small.tokenizer)
+    second.pad_token = "a</w>"  # SDXL's second pads with another token too
+    text = small.text_encoder.config.to_dict() | {"hidden_size": 48, "num_attention_heads": 3, "projection_dim": 24}
+    text["eos_token_id"] = second.eos_token_id if eos_token_id is None else eos_token_id
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32 + 48,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**text)),
+        tokenizer=small.tokenizer,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=small.scheduler,
+        add_watermarker=False,
+    )
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        module.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def pipe() -> StableDiffusionPipeline:
     return random_pipeline()
+
+
+@pytest.fixture
+def xl() -> StableDiffusionXLPipeline:
+    return random_xl_pipeline()

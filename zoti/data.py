@@ -3,15 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionXLPipeline
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 _PACKAGED, _CHECKOUT = Path(__file__).parent / "_data", Path(__file__).parent.parent / "data"
 #: where tiny-sd, the subjects and the styles live: inside the installed package, or beside it in a checkout
 DATA = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
+#: a StableDiffusionPipeline or StableDiffusionXLPipeline; to a type checker Any, for its parts are added at run time
+Pipeline = Any
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -81,12 +84,12 @@ class Latents:
 
 
 @torch.inference_mode()
-def _encode(pipe: StableDiffusionPipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _encode(pipe: Pipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
     posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
     return posterior.mean.float(), posterior.std.float()
 
 
-def cache_latents(pipe: StableDiffusionPipeline, images: list[Image.Image]) -> Latents:
+def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
     """Encode every picture once, centre-cropped to the model's size. After this, training needs no VAE.
 
     (The authors' script encodes at every step: 30,000 encodings of five pictures.) Raises ValueError for no images.
@@ -96,7 +99,16 @@ def cache_latents(pipe: StableDiffusionPipeline, images: list[Image.Image]) -> L
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     square = [ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS) for image in images]
     pixels = pipe.image_processor.preprocess(square)  # (n, 3, size, size) in [-1, 1]
-    pairs = [_encode(pipe, one[None]) for one in pixels]  # one by one: the peak does not grow with the number
+    # SDXL's VAE overflows in half precision; diffusers widens it while it decodes, and so do we while it encodes
+    xl = isinstance(pipe, StableDiffusionXLPipeline)
+    widen = xl and pipe.vae.config.force_upcast and pipe.vae.dtype == torch.float16
+    try:
+        if widen:
+            pipe.vae.to(torch.float32)
+        pairs = [_encode(pipe, one[None]) for one in pixels]  # one by one: the peak does not grow with the number
+    finally:
+        if widen:
+            pipe.vae.to(torch.float16)
     mean, std = (torch.cat(part).clone() for part in zip(*pairs, strict=True))
     shift, scale = pipe.vae.config.shift_factor or 0.0, pipe.vae.config.scaling_factor
     return Latents((mean - shift) * scale, std * scale)

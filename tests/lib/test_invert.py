@@ -55,7 +55,7 @@ def test_encoding_a_candidate_equals_writing_it_into_the_model(pipe, vectors):
     token = ConceptToken(pipe, "<new>", "teapot", vectors)
     theta = torch.randn(4, vectors, 32, generator=generator())
     table = pipe.text_encoder.get_input_embeddings().weight.clone()
-    states = token.encode(theta, ["a <new> at night", "a red <new> and a <new>"])
+    states = token.encode(theta, ["a <new> at night", "a red <new> and a <new>"]).states
     assert torch.equal(table, pipe.text_encoder.get_input_embeddings().weight)
     for b in range(4):
         token.write(theta[b])
@@ -83,7 +83,7 @@ def test_v_prediction_has_its_own_target():
     objective = problem(random_pipeline("v_prediction"))
     draw, theta = objective.draw(generator()), objective.token.initial[None]
     with torch.no_grad():
-        states = objective.token.encode(theta, objective.prompts[:1])[:, 0]
+        states = objective.token.encode(theta, objective.prompts[:1]).states[:, 0]
         alpha = objective.pipe.scheduler.alphas_cumprod[draw.t]
         z_t = alpha.sqrt() * draw.z + (1 - alpha).sqrt() * draw.noise
         v = alpha.sqrt() * draw.noise - (1 - alpha).sqrt() * draw.z

@@ -1,0 +1,66 @@
+"""Files that hold a word, in the forms diffusers, AUTOMATIC1111's web UI, ComfyUI and kohya's scripts write and read.
+
+They agree on safetensors of few tensors: {word: vectors} (diffusers) or {"emb_params": vectors} (kohya) for one text
+encoder, {"clip_l": vectors, "clip_g": vectors} for SDXL's two; vectors (k, width), or (width,) for one. The web UIs
+call a word by the name of its file; a name inside is read by diffusers alone, so in SDXL's form zoti keeps it as
+metadata, which nobody else minds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SDXL = ("clip_l", "clip_g")  # the encoders, in the order of the pipeline
+NAMELESS = {"emb_params", "clip_l", "clip_g", "*"}  # keys that are no word; "*" is what AUTOMATIC1111's pickles hold
+PICKLES = {".pt", ".bin", ".ckpt", ".pth", ".pkl"}
+
+
+def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
+    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = [part.detach().float().cpu().contiguous() for part in parts]
+    keys = [word] if len(tensors) == 1 else SDXL
+    save_file(dict(zip(keys, tensors, strict=True)), path, metadata={"word": word})
+    return path
+
+
+def load_embeds(path: str | Path) -> tuple[str, list[Tensor]]:
+    """The word and its vectors, one float32 (k, width) for each text encoder, of a file (or folder) in any such form.
+
+    The word is the key, or the metadata's, or else the file's name. Raises FileNotFoundError where there is no file;
+    ValueError for a pickle, which is never opened, a damaged file, several words, or tensors that are no vectors.
+    """
+    path = Path(path)
+    path = path / "learned_embeds.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; give a word's .safetensors, or the folder of a learned_embeds")
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which can run any program when opened; zoti reads safetensors only. If you trust its "
+            'origin, convert it: d = torch.load(path, weights_only=True); d = d.get("string_to_param", d); '
+            f'safetensors.torch.save_file({{k: v.detach() for k, v in d.items()}}, "{path.stem}.safetensors")'
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            keys, word = sorted(file.keys()), (file.metadata() or {}).get("word", path.stem)
+            if len(keys) == 1:
+                word = word if keys[0] in NAMELESS else keys[0]
+            elif set(keys) == set(SDXL):
+                keys = list(SDXL)
+            else:
+                told = f"several words ({', '.join(keys[:4])}, ...)" if keys else "no word"
+                raise ValueError(f"{path} holds {told}; save each word to a file of its own")
+            tensors = [file.get_tensor(key) for key in keys]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file; save or fetch it again ({error})") from error
+    parts = [tensor[None] if tensor.ndim == 1 else tensor for tensor in tensors]
+    for key, part in zip(keys, parts, strict=True):
+        if part.ndim != 2 or not part.numel() or not part.is_floating_point() or not torch.isfinite(part.float()).all():
+            raise ValueError(f"{key!r} in {path} is no word's vectors: {part.dtype} {tuple(part.shape)}, or not finite")
+    if len({len(part) for part in parts}) > 1:
+        raise ValueError(f"{path} holds {' and '.join(str(len(p)) for p in parts)} vectors; both encoders need as many")
+    return word, [part.float() for part in parts]

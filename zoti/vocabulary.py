@@ -1,0 +1,92 @@
+"""A tokenizer with its text encoder: which words may be added, and reading a prompt with other vectors in its place."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def tidy(word: str) -> str:
+    """The word as CLIP's tokenizers read it: small letters, composed accents; and in one piece, so with no spaces."""
+    return unicodedata.normalize("NFC", "-".join(word.split()).lower())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One CLIPTokenizer and its CLIPTextModel (or, in SDXL, the second with a CLIPTextModelWithProjection)."""
+
+    tokenizer: Any
+    encoder: Any
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding table (rows, width): one row for each token."""
+        weight: Tensor = self.encoder.get_input_embeddings().weight
+        return weight
+
+    def meaning(self, text: str) -> Tensor:
+        """(1, width) the mean vector of the text's tokens. Raises ValueError for an empty text."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        if not ids:
+            raise ValueError("the initializer is empty; give a word the model knows, such as 'teapot'")
+        return self.table.detach()[torch.tensor(ids)].float().mean(0, keepdim=True)
+
+    def check(self, words: list[str]) -> None:
+        """Raise ValueError if the tokenizer could not tell these words, once added, from each other or from text."""
+        first = words[0]
+        if not first or first != tidy(first):
+            name = tidy(first) or "<my-word>"
+            raise ValueError(f"{first!r} would not be read as one word: no capitals, no spaces; write {name!r}")
+        other = f"choose another word, such as <my-{first.strip('<>')}>"
+        known, special = self.tokenizer.get_vocab(), set(self.tokenizer.all_special_tokens)
+        for word in words:
+            if word in known or len(self.tokenizer.tokenize(word)) == 1:
+                raise ValueError(f"{word!r} is already in the vocabulary; {other}")
+            for added in self.tokenizer.get_added_vocab():
+                # in a prompt, pipelines replace a word of several vectors wherever its letters stand, and see
+                # <new>_1 as the second vector of <new>
+                if added in word or (word in added and added not in special):
+                    raise ValueError(f"{word!r} overlaps {added!r}, which this pipeline has already; {other}")
+
+    def grown(self, vectors: Tensor) -> nn.Embedding:
+        """A copy of the table in which vectors (k, width) are the rows of the next k words to be added."""
+        old, first = self.table.detach(), len(self.tokenizer)
+        rows = old.new_zeros(max(len(old), first + len(vectors)), old.shape[1])
+        rows[: len(old)] = old
+        rows[first : first + len(vectors)] = vectors.to(old)
+        freeze = not self.table.requires_grad
+        table: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze)  # type: ignore[no-untyped-call]
+        return table
+
+    def add(self, words: list[str], table: nn.Embedding) -> None:
+        """Make a `grown` table the encoder's, and its new rows these words."""
+        self.encoder.set_input_embeddings(table)
+        self.encoder.config.vocab_size = table.num_embeddings
+        self.tokenizer.add_tokens(words)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids (L,), padded or cut to the encoder's length."""
+        length = self.tokenizer.model_max_length
+        ids: list[int] = self.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
+        return ids
+
+    def read(self, ids: Tensor, word: list[int], theta: Tensor, **options: bool) -> Any:
+        """The encoder's output for ids (p, L), with theta (b, k, width) in place of the k tokens of `word`.
+
+        Its first axis is b p long, candidates outermost. The model is not written to. Differentiable in theta.
+        """
+
+        def substitute(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            output = output.view(len(theta), *ids.shape, -1).clone()
+            for k, token in enumerate(word):
+                at = ids == token  # (p, L); a prompt may say the word twice
+                output[:, at] = theta[:, k, None].to(output)
+            return output.flatten(0, 1)
+
+        handle = self.encoder.get_input_embeddings().register_forward_hook(substitute)
+        try:
+            return self.encoder(ids.repeat(len(theta), 1), **options)
+        finally:
+            handle.remove()
