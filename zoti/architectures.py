@@ -60,19 +60,25 @@ CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture."""
+    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture.
+
+    >>> model = architecture("tiny-sd")
+    >>> z = model.encode(model.picture())
+    >>> model.losses(torch.empty(3, model.width, device="meta"), z)
+    tensor(..., device='meta', size=(3,))
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    encoders: tuple[nn.Module, ...]
+    encoders: tuple[CLIPTextModel, ...]
 
-    def networks(self, vae: bool = True) -> tuple[nn.Module, ...]:
+    def networks(self, vae: bool = True) -> tuple[Any, ...]:
         """All of them, or what is left when the VAE is freed."""
         return (self.unet, *self.encoders, *([self.vae] if vae else []))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
+        """That of activations."""
         return self.unet.dtype
 
     @property
@@ -81,7 +87,7 @@ class Architecture:
         return sum(e.config.hidden_size for e in self.encoders)
 
     def picture(self) -> Tensor:
-        """(1, 3, h, w)"""
+        """A picture (1, 3, h, w) in the model's own resolution."""
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         return torch.empty(1, 3, size, size, device="meta", dtype=self.dtype)
 
@@ -113,10 +119,10 @@ class Architecture:
         return (predicted.float() - noise.float()).square().mean((1, 2, 3))
 
 
-def _read(encoder: nn.Module, theta: Tensor, **options: bool) -> Any:
+def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
     """The encoder's output for a prompt in which theta (b, d) stands for a word, as `ConceptToken.encode` does it."""
 
-    def substitute(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def substitute(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         output = output.clone()
         output[:, 1] = theta.to(output.dtype)
         return output
@@ -134,6 +140,10 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
 
     name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8' and 'float16' compute in fp16,
     'float32' in fp32. Raises ValueError for another name or other weights.
+
+    >>> unet, encoder, vae = architecture("sd2.1", "float32").networks()
+    >>> sum(p.numel() for p in unet.parameters())
+    865910724
     """
     dtypes = {"int8": torch.float16, "float16": torch.float16, "float32": torch.float32}
     if weights not in dtypes:

@@ -42,9 +42,7 @@ class NF4Linear(QuantLinear):
         if self.codes.is_meta:
             return torch.empty(self.shape, dtype=dtype, device="meta")
         theirs = torch.float32 if dtype == torch.float64 else dtype  # their kernels know no doubles
-        state = bnb.QuantState(  # type: ignore[no-untyped-call]
-            self.scale, shape=self.shape, blocksize=64, quant_type="nf4", dtype=theirs
-        )
+        state = bnb.QuantState(self.scale, shape=self.shape, blocksize=64, quant_type="nf4", dtype=theirs)
         weight: Tensor = bnb.dequantize_4bit(self.codes, state)
         return weight.to(dtype)
 

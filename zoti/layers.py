@@ -70,7 +70,7 @@ class Quantized(nn.Module):
         """The layer's output, computed in x's dtype; where x wants a gradient, by way of `Rebuild`."""
         if not (x.requires_grad and torch.is_grad_enabled()):
             return self.apply_weight(x)
-        y: Tensor = Rebuild.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = Rebuild.apply(x, self)
         return y
 
     def apply_weight(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import nn
 
 from zoti.bnb import NF4Linear, W8A8Linear
-from zoti.layers import QuantConv2d, QuantLinear, Quantized
+from zoti.layers import QuantConv2d, Quantized, QuantLinear
 
 __all__ = ["NF4Linear", "QuantConv2d", "QuantLinear", "W8A8Linear", "footprint", "quantize_"]
 
