@@ -79,7 +79,8 @@ class Architecture:
     @property
     def dtype(self) -> torch.dtype:
         """That of activations."""
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def width(self) -> int:
@@ -94,7 +95,8 @@ class Architecture:
     def encode(self, picture: Tensor) -> Tensor:
         """Latent (1, c, h / 8, w / 8), without gradient."""
         with torch.no_grad():
-            return self.vae.encode(picture).latent_dist.sample()
+            latent: Tensor = self.vae.encode(picture).latent_dist.sample()
+        return latent
 
     def latent(self) -> Tensor:
         """A latent that was encoded before all this began."""
@@ -115,7 +117,7 @@ class Architecture:
         states, added = self.states(theta)
         noise, t = torch.randn_like(z), torch.zeros(1, device="meta", dtype=torch.int64)
         z_t = torch.lerp(z, noise, 0.5).expand(len(theta), -1, -1, -1)
-        predicted = self.unet(z_t, t, states, added_cond_kwargs=added).sample
+        predicted: Tensor = self.unet(z_t, t, states, added_cond_kwargs=added).sample
         return (predicted.float() - noise.float()).square().mean((1, 2, 3))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from PIL import Image
 
 #: Okabe & Ito's colours, told apart with any colour vision. Their yellow is left out: it drowns on white.
@@ -29,7 +30,7 @@ def style() -> None:
     """
     ink = PALETTE["ink"]
     mpl.rcParams.update({
-        "axes.prop_cycle": mpl.cycler(color=[c for c in PALETTE.values() if c != ink]),
+        "axes.prop_cycle": cycler(color=[c for c in PALETTE.values() if c != ink]),
         "figure.figsize": (6.4, 3.4), "figure.dpi": 100, "figure.constrained_layout.use": True,
         "figure.facecolor": "white", "axes.facecolor": "white",
         "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",

@@ -59,8 +59,8 @@ def textual_inversion(
     whole_table: give gradient and Adam state to the vectors of all words, as common scripts do that then put all but
     one back.
 
-    >>> plain, frugal = (textual_inversion("tiny-sd", checkpointing=c) for c in (False, True))
-    >>> frugal.peak.parts["saved activations"] < plain.peak.parts["saved activations"] > plain.peak.parts["gradients"]
+    >>> parts = textual_inversion("tiny-sd", cached=True).peak.parts
+    >>> parts["saved activations"] > 100 * parts["gradients"]
     True
     """
     model = architecture(name, weights)
@@ -74,7 +74,8 @@ def textual_inversion(
 def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
     """Low-rank additions (Hu et al. 2022) to the U-Net's attention, whose own weights are frozen; QLoRA on INT8.
 
-    >>> [lora("tiny-sd", rank=r).peaks["step"].parts["gradients"] for r in (1, 2)]
+    >>> lora("tiny-sd").peaks["step"].parts["gradients"]  # bytes of fp16; the U-Net's parameters have 200 times as many
+    66304
     """
     model = architecture(name, weights)
     return _backpropagation(model, _add_low_rank(model.unet, rank), _word(model))
@@ -84,7 +85,8 @@ def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
     """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside.
 
     >>> parts = dreambooth("tiny-sd").peaks["step"].parts
-    >>> parts["optimizer state"] / parts["gradients"]
+    >>> round(parts["optimizer state"] / parts["gradients"], 3)  # Adam's two moments
+    2.0
     """
     model = architecture(name, weights)
     return _backpropagation(model, list(model.unet.parameters()), _word(model))
