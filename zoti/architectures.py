@@ -50,7 +50,7 @@ _SDXL = {
 _SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 _SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else of SD1.5's U-Net is diffusers' default
 
-#: U-Net and text encoders of each model; the VAE is the same in all
+#: U-Net and text encoders of each model; the VAE is the same in all.
 CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
     "sd1.5": ({"sample_size": 64, **_SD15}, (_CLIP_L,)),
     "sd2.1": ({"sample_size": 64, **_SD21}, (_CLIP_H,)),
@@ -143,6 +143,8 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8' and 'float16' compute in fp16,
     'float32' in fp32. Raises ValueError for another name or other weights.
 
+    >>> list(CONFIGS)
+    ['sd1.5', 'sd2.1', 'sdxl']
     >>> unet, encoder, vae = architecture("sd2.1", "float32").networks()
     >>> sum(p.numel() for p in unet.parameters())
     865910724

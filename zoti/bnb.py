@@ -7,6 +7,7 @@ activations too, to show why nothing else in zoti does.
 import bitsandbytes.functional as bnb
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from zoti.layers import QuantLinear
 
@@ -24,7 +25,7 @@ class NF4Linear(QuantLinear):
     >>> quant.codes.shape, quant.scale.shape
     (torch.Size([4096, 1]), torch.Size([128]))
     >>> rounding = lambda other: (other.weight - layer.weight).norm()
-    >>> bool(rounding(quant) < rounding(QuantLinear(layer, "int4")))  # the same four bits, better spent
+    >>> bool(rounding(quant) < rounding(QuantLinear(layer, "int4")))  # better spent
     True
     """
 
@@ -51,7 +52,7 @@ class W8A8Linear(QuantLinear):
     """`nn.Linear` with INT8 weights *and activations*: one scale per row of x, int8 x int8 -> int32 (LLM.int8(),
     Dettmers et al. 2022, without its exception for outliers), as bitsandbytes' `Linear8bitLt` computes in eval().
 
-    For showing why zoti leaves activations alone. Backpropagation goes straight through the rounding, as it does there.
+    For showing why zoti leaves activations alone. Derivatives, backward or forward, go straight through the rounding.
     On the meta device it is a plain linear layer: int8 copies of activations are not accounted for.
 
     >>> layer, x = nn.Linear(64, 4), torch.linspace(-1, 1, 64).repeat(2, 1)
@@ -68,7 +69,7 @@ class W8A8Linear(QuantLinear):
         products = bnb.int8_linear_matmul(rows, self.codes).to(x.dtype)  # (rows, out), exact in int32
         y: Tensor = (products * (largest[:, None] / 127 * self.scale).to(x.dtype)).view(*x.shape[:-1], -1)
         y = y if self.bias is None else y + self.bias
-        if torch.is_grad_enabled() and x.requires_grad:
+        if (torch.is_grad_enabled() and x.requires_grad) or unpack_dual(x).tangent is not None:
             smooth = super().forward(x)
             return smooth + (y - smooth).detach()
         return y

@@ -5,10 +5,12 @@ in which phase of the step they met, and asks for neither a GPU nor weights: on 
 lifetimes but no contents, and the bookkeeping of a Stable Diffusion takes seconds.
 
 What it cannot see, and a monitor can:
+
 - workspace inside one operator (cuDNN's scratch memory; oneDNN's repacked copy of a convolution's weight);
 - the allocator's rounding and fragmentation, and the CUDA context (about 0.5 GB);
 - which attention kernel a GPU would choose: meta tensors get the memory-efficient one, never the (n, n) matrix;
 - why a tensor lives: what gradient checkpointing computes a second time counts as temporaries.
+
 Numbers from the meta device are predictions of a GPU's; on real CPU tensors they can be held against resident memory.
 """
 
@@ -29,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from zoti.attention import attention
 
-#: what a byte may be for
+#: What a byte may be for: the network's own, what training adds, and all that comes and goes.
 CATEGORIES = ("parameters", "buffers", "gradients", "optimizer state", "saved activations", "temporaries")
 
 
@@ -37,8 +39,8 @@ CATEGORIES = ("parameters", "buffers", "gradients", "optimizer state", "saved ac
 class Peak:
     """The moment of a phase when most bytes were alive: how many, by category.
 
-    >>> print(Peak("forward", {"parameters": 3_440_000_000, "temporaries": 60_000_000}))
-    3.50 GB in forward: parameters 3.44, temporaries 0.06
+    >>> print(Peak("forward", {"parameters": 3_440_000_000, "buffers": 60_000_000}))
+    3.50 GB in forward: parameters 3.44, buffers 0.06
     """
 
     phase: str
@@ -58,7 +60,8 @@ class Peak:
 class Ledger(TorchDispatchMode):
     """Context that books the storages of all tensors made or touched inside it.
 
-    >>> net, x = nn.Linear(1000, 500, device="meta"), torch.empty(64, 1000, device="meta")
+    >>> net = nn.Linear(1000, 500, device="meta")
+    >>> x = torch.empty(64, 1000, device="meta")
     >>> with Ledger() as ledger:
     ...     ledger.own(net)
     ...     with ledger.phase("forward"):
@@ -67,8 +70,8 @@ class Ledger(TorchDispatchMode):
     ...         loss.backward()
     >>> print(ledger.peak)
     4.39 MB in backward: parameters 2.00, saved activations 0.26, temporaries 2.13
-    >>> sorted(ledger.peaks)
-    ['backward', 'forward', 'outside']
+    >>> list(ledger.peaks), set(ledger.live) == set(CATEGORIES)
+    (['outside', 'forward', 'backward'], True)
 
     Parameters and buffers are those of modules given to `own` (codes of quantized layers are buffers), gradients what
     arrives in their `.grad`. Saved activations are what autograd keeps for the backward pass; optimizer state what

@@ -18,9 +18,9 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
     as they are, as in the paper (96.4 % of SD1.5's parameters become INT8). Works on the meta device. Raises ValueError
     for an unknown `weights`.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(2), nn.Linear(36, 10))
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(36, 10))
     >>> [type(layer).__name__ for layer in quantize_(net, "nf4")]
-    ['QuantConv2d', 'GroupNorm', 'Flatten', 'NF4Linear']
+    ['QuantConv2d', 'GroupNorm', 'NF4Linear']
     """
     if weights not in _LINEAR:
         raise ValueError(f"weights={weights!r} is unknown; zoti quantizes to {', '.join(map(repr, _LINEAR))}")

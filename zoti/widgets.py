@@ -46,7 +46,9 @@ def explorer(draw: Callable[..., Html], axes: Mapping[str, Sequence[Any]], play:
     `draw(*values)` returns a `picture` and is called once for every combination of the axes' values, so their
     product is also the page's weight: 40 pictures are plenty. `play` adds a button that walks the first axis.
 
-    >>> explorer(lambda t: picture(np.full((4, 4, 3), t, np.uint8), f"grey {t}"), {"grey": [0, 128, 255]}).first
+    >>> def draw(t):
+    ...     return picture(np.full((4, 4, 3), t, np.uint8), f"grey {t}")
+    >>> explorer(draw, {"grey": [0, 128, 255]}).first
     grey 0
     """
     sizes = [range(len(values)) for values in axes.values()]
