@@ -18,7 +18,7 @@ chapter: $(STAMP)
 	$(BIN)/python book/build.py --chapter $(N)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov
 
 serve:
 	$(PYTHON) -m http.server --directory _build/html 8000

@@ -50,7 +50,7 @@ _SDXL = {
 _SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 _SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else of SD1.5's U-Net is diffusers' default
 
-#: U-Net and text encoders of each model; the VAE is the same in all
+#: U-Net and text encoders of each model; the VAE is the same in all.
 CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
     "sd1.5": ({"sample_size": 64, **_SD15}, (_CLIP_L,)),
     "sd2.1": ({"sample_size": 64, **_SD21}, (_CLIP_H,)),
@@ -60,20 +60,27 @@ CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture."""
+    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture.
+
+    >>> model = architecture("tiny-sd")
+    >>> z = model.encode(model.picture())
+    >>> model.losses(torch.empty(3, model.width, device="meta"), z)
+    tensor(..., device='meta', size=(3,))
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    encoders: tuple[nn.Module, ...]
+    encoders: tuple[CLIPTextModel, ...]
 
-    def networks(self, vae: bool = True) -> tuple[nn.Module, ...]:
+    def networks(self, vae: bool = True) -> tuple[Any, ...]:
         """All of them, or what is left when the VAE is freed."""
         return (self.unet, *self.encoders, *([self.vae] if vae else []))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
-        return self.unet.dtype
+        """That of activations."""
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def width(self) -> int:
@@ -81,14 +88,15 @@ class Architecture:
         return sum(e.config.hidden_size for e in self.encoders)
 
     def picture(self) -> Tensor:
-        """(1, 3, h, w)"""
+        """A picture (1, 3, h, w) in the model's own resolution."""
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         return torch.empty(1, 3, size, size, device="meta", dtype=self.dtype)
 
     def encode(self, picture: Tensor) -> Tensor:
         """Latent (1, c, h / 8, w / 8), without gradient."""
         with torch.no_grad():
-            return self.vae.encode(picture).latent_dist.sample()
+            latent: Tensor = self.vae.encode(picture).latent_dist.sample()
+        return latent
 
     def latent(self) -> Tensor:
         """A latent that was encoded before all this began."""
@@ -109,14 +117,14 @@ class Architecture:
         states, added = self.states(theta)
         noise, t = torch.randn_like(z), torch.zeros(1, device="meta", dtype=torch.int64)
         z_t = torch.lerp(z, noise, 0.5).expand(len(theta), -1, -1, -1)
-        predicted = self.unet(z_t, t, states, added_cond_kwargs=added).sample
+        predicted: Tensor = self.unet(z_t, t, states, added_cond_kwargs=added).sample
         return (predicted.float() - noise.float()).square().mean((1, 2, 3))
 
 
-def _read(encoder: nn.Module, theta: Tensor, **options: bool) -> Any:
+def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
     """The encoder's output for a prompt in which theta (b, d) stands for a word, as `ConceptToken.encode` does it."""
 
-    def substitute(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def substitute(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         output = output.clone()
         output[:, 1] = theta.to(output.dtype)
         return output
@@ -134,6 +142,12 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
 
     name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8' and 'float16' compute in fp16,
     'float32' in fp32. Raises ValueError for another name or other weights.
+
+    >>> list(CONFIGS)
+    ['sd1.5', 'sd2.1', 'sdxl']
+    >>> unet, encoder, vae = architecture("sd2.1", "float32").networks()
+    >>> sum(p.numel() for p in unet.parameters())
+    865910724
     """
     dtypes = {"int8": torch.float16, "float16": torch.float16, "float32": torch.float32}
     if weights not in dtypes:

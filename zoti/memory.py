@@ -5,15 +5,17 @@ in which phase of the step they met, and asks for neither a GPU nor weights: on 
 lifetimes but no contents, and the bookkeeping of a Stable Diffusion takes seconds.
 
 What it cannot see, and a monitor can:
+
 - workspace inside one operator (cuDNN's scratch memory; oneDNN's repacked copy of a convolution's weight);
 - the allocator's rounding and fragmentation, and the CUDA context (about 0.5 GB);
 - which attention kernel a GPU would choose: meta tensors get the memory-efficient one, never the (n, n) matrix;
 - why a tensor lives: what gradient checkpointing computes a second time counts as temporaries.
+
 Numbers from the meta device are predictions of a GPU's; on real CPU tensors they can be held against resident memory.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,19 +29,26 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoti.attention import attention
+
+#: What a byte may be for: the network's own, what training adds, and all that comes and goes.
 CATEGORIES = ("parameters", "buffers", "gradients", "optimizer state", "saved activations", "temporaries")
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of a phase when most bytes were alive: how many, by category."""
+    """The moment of a phase when most bytes were alive: how many, by category.
+
+    >>> print(Peak("forward", {"parameters": 3_440_000_000, "buffers": 60_000_000}))
+    3.50 GB in forward: parameters 3.44, buffers 0.06
+    """
 
     phase: str
     parts: dict[str, int]  # bytes by category
 
     @property
     def total(self) -> int:
-        """Bytes alive."""
+        """Bytes alive, of all categories."""
         return sum(self.parts.values())
 
     def __str__(self) -> str:
@@ -51,13 +60,18 @@ class Peak:
 class Ledger(TorchDispatchMode):
     """Context that books the storages of all tensors made or touched inside it.
 
+    >>> net = nn.Linear(1000, 500, device="meta")
+    >>> x = torch.empty(64, 1000, device="meta")
     >>> with Ledger() as ledger:
     ...     ledger.own(net)
     ...     with ledger.phase("forward"):
-    ...         loss = net(x).sum()
+    ...         loss = net(x).square().sum()
     ...     with ledger.phase("backward"):
     ...         loss.backward()
     >>> print(ledger.peak)
+    4.39 MB in backward: parameters 2.00, saved activations 0.26, temporaries 2.13
+    >>> list(ledger.peaks), set(ledger.live) == set(CATEGORIES)
+    (['outside', 'forward', 'backward'], True)
 
     Parameters and buffers are those of modules given to `own` (codes of quantized layers are buffers), gradients what
     arrives in their `.grad`. Saved activations are what autograd keeps for the backward pass; optimizer state what
@@ -70,7 +84,7 @@ class Ledger(TorchDispatchMode):
         self.live = dict.fromkeys(CATEGORIES, 0)  # bytes now
         self.peaks: dict[str, Peak] = {}  # by phase, in order of appearance
         self._phase = "outside"
-        self._entries: dict[int, tuple[weakref.ref, int, str]] = {}  # by id of a storage: itself, its bytes, category
+        self._entries: dict[int, tuple[weakref.ref[Any], int, str]] = {}  # by a storage's id: it, its bytes, category
         self._inside: ExitStack | None = None
 
     @property
@@ -118,7 +132,7 @@ class Ledger(TorchDispatchMode):
                 self._inside.callback(hook.remove)
         self._note()
 
-    def _strike(self, key: int, _: weakref.ref) -> None:
+    def _strike(self, key: int, _: weakref.ref[Any]) -> None:
         """The storage has died."""
         _, size, category = self._entries.pop(key)
         self.live[category] -= size
@@ -140,7 +154,7 @@ class Ledger(TorchDispatchMode):
         self.live = dict.fromkeys(CATEGORIES, 0)
         with ExitStack() as stack:
             original = F.scaled_dot_product_attention
-            F.scaled_dot_product_attention = partial(_attention, original)
+            F.scaled_dot_product_attention = partial(attention, original)
             stack.callback(setattr, F, "scaled_dot_product_attention", original)
             stack.enter_context(saved_tensors_hooks(self._keep, lambda tensor: tensor))
             stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
@@ -150,11 +164,12 @@ class Ledger(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        assert self._inside is not None
         self._inside.close()
         self._inside = None
         self._entries.clear()  # the peaks stay; storages that live on are no longer ours
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         # in inference mode an operator made of others arrives whole: taken apart, its inner tensors can be seen
         super().__enter__()
@@ -166,30 +181,3 @@ class Ledger(TorchDispatchMode):
             result = func(*args, **kwargs)
         self.book("temporaries", *(x for x in tree_leaves((args, kwargs, result)) if torch.is_tensor(x)))
         return result
-
-
-def _attention(
-    original: Callable[..., Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **options: bool,
-) -> Tensor:
-    """`F.scaled_dot_product_attention`, (b, heads, n, d) -> the same; on meta by the operator that a GPU uses.
-
-    There PyTorch itself would fall back to the full (n, n) matrix.
-    """
-    if not query.is_meta:
-        return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
-    if any(options.values()):
-        raise NotImplementedError(f"{', '.join(options)}: no model of this book asks for it")
-    if attn_mask is not None:
-        bias = attn_mask if attn_mask.is_floating_point() else torch.zeros_like(attn_mask, dtype=query.dtype)
-        attn_mask = bias.expand(*query.shape[:-1], key.shape[-2])
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    operator = torch.ops.aten._scaled_dot_product_efficient_attention
-    return operator(query, key, value, attn_mask, keep, dropout_p, is_causal, scale=scale)[0]

@@ -72,7 +72,7 @@ class AuthorsZOAdam(ZOAdam):
 
     - The mean over n directions is divided by sqrt((D + n - 1)/n), 19.6 for D = 768, n = 2, before anything else.
       With eps this large that scale is not forgotten: it divides the learning rate.
-    - The gradient and both moments are fp16. The squared term of v, 0.001 g^2, rounds to zero unless |g_i| > 5.5e-3,
+    - The gradient and both moments are fp16. The squared term of v, 0.001 g^2, rounds to zero unless `|g_i|` > 5.5e-3,
       and then the step is lr m / eps: momentum descent. A v that did wake up stays: below 500 of fp16's smallest steps
       (3e-5) a decay by 0.999 rounds back to where it was.
 

@@ -8,8 +8,12 @@ from torch import Tensor
 def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     """Symmetric rounding with one scale per output channel (Eq. 2 with N = bits and offset o = 0).
 
-    weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,). |W - codes * scale| <=
+    weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,). `|W - codes * scale|` <=
     scale / 2 everywhere. At 8 bits these are the codes and scales of bitsandbytes' row-wise `int8_vectorwise_quant`.
+
+    >>> quantize_weight(torch.tensor([[0.5, -1.27], [0.0, 254.0]]))
+    (tensor([[  50, -127],
+            [   0,  127]], dtype=torch.int8), tensor([0.0100, 2.0000]))
     """
     top = 2 ** (bits - 1) - 1  # Q_P; symmetric weights never reach Q_N = -Q_P - 1
     rows = weight.detach().float().flatten(1)
@@ -20,11 +24,19 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """4-bit codes in -8..7, any shape, two to a byte: uint8 (ceil(numel / 2),), the first half in the low nibbles."""
+    """4-bit codes in -8..7, any shape, two to a byte: uint8 (ceil(numel / 2),), the first half in the low nibbles.
+
+    >>> pack(torch.tensor([-8, 7, 0, 1], dtype=torch.int8))  # -8 is stored as 0, and 7 as 15
+    tensor([128, 159], dtype=torch.uint8)
+    """
     nibbles = F.pad(codes.flatten() + 8, (0, codes.numel() % 2)).view(2, -1).to(torch.uint8)
     return nibbles[0] | nibbles[1] << 4
 
 
 def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
-    """The codes `pack` was given: int8 of this shape."""
+    """The codes `pack` was given: int8 of this shape.
+
+    >>> unpack(pack(torch.tensor([-8, 7, 3], dtype=torch.int8)), torch.Size([1, 3]))
+    tensor([[-8,  7,  3]], dtype=torch.int8)
+    """
     return (torch.cat([packed & 15, packed >> 4]).to(torch.int8) - 8)[: shape.numel()].view(shape)

@@ -6,8 +6,10 @@ model's own resolution, all networks on the device unless said otherwise. Phases
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from zoti.architectures import Architecture, architecture
@@ -20,6 +22,10 @@ def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True
     """A word from forward passes only (ZOODiP, n = 2): RGE and ZOAdam, three candidates at most max_batch at a time.
 
     cached: latents were encoded before and the VAE is gone; the paper encodes in every step.
+
+    >>> peak = zeroth_order("tiny-sd").peak
+    >>> peak.phase, peak.parts["gradients"], peak.parts["saved activations"]
+    ('forward', 0, 0)
     """
     model = architecture(name, weights)
     word, generator = _word(model), torch.Generator().manual_seed(0)
@@ -52,6 +58,10 @@ def textual_inversion(
     checkpointing: the U-Net keeps activations at the boundaries of its blocks and computes the rest twice.
     whole_table: give gradient and Adam state to the vectors of all words, as common scripts do that then put all but
     one back.
+
+    >>> parts = textual_inversion("tiny-sd", cached=True).peak.parts
+    >>> parts["saved activations"] > 100 * parts["gradients"]
+    True
     """
     model = architecture(name, weights)
     word = _word(model)
@@ -62,13 +72,22 @@ def textual_inversion(
 
 
 def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
-    """Low-rank additions (Hu et al. 2022) to the U-Net's attention, whose own weights are frozen; QLoRA on INT8."""
+    """Low-rank additions (Hu et al. 2022) to the U-Net's attention, whose own weights are frozen; QLoRA on INT8.
+
+    >>> lora("tiny-sd").peaks["step"].parts["gradients"]  # the U-Net's own: 15 MB
+    66304
+    """
     model = architecture(name, weights)
     return _backpropagation(model, _add_low_rank(model.unet, rank), _word(model))
 
 
 def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
-    """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside."""
+    """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside.
+
+    >>> parts = dreambooth("tiny-sd").peaks["step"].parts
+    >>> round(parts["optimizer state"] / parts["gradients"], 3)  # Adam's two moments
+    2.0
+    """
     model = architecture(name, weights)
     return _backpropagation(model, list(model.unet.parameters()), _word(model))
 
@@ -109,17 +128,18 @@ def _latent(ledger: Ledger, model: Architecture, cached: bool) -> Tensor:
 class _LowRank(nn.Module):
     """x -> layer(x) + up(down(x)): (..., in) -> (..., out), the layer frozen."""
 
-    def __init__(self, layer: nn.Module, rank: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.layer = layer
         self.down = nn.Linear(layer.in_features, rank, bias=False, device="meta", dtype=dtype)
         self.up = nn.Linear(rank, layer.out_features, bias=False, device="meta", dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) + self.up(self.down(x))
+        y: Tensor = self.layer(x) + self.up(self.down(x))
+        return y
 
 
-def _add_low_rank(unet: nn.Module, rank: int) -> list[Tensor]:
+def _add_low_rank(unet: UNet2DConditionModel, rank: int) -> list[Tensor]:
     """Put a `_LowRank` around queries, keys, values and outputs of every attention; returns what is to be trained."""
     added, dtype = [], unet.dtype
     for attention in [m for m in unet.modules() if hasattr(m, "to_q")]:

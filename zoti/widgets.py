@@ -1,4 +1,4 @@
-"""Pictures with words, explorers with sliders, claims with numbers: what a chapter shows.
+"""Explorers with sliders, claims with numbers: what a chapter shows beside its pictures.
 
 Everything here lives twice: in a running notebook, and in the built page where no kernel runs. So an explorer
 draws all its pictures beforehand and the browser only chooses among them (slider -> jslink -> Stack, core
@@ -7,9 +7,7 @@ ipywidgets alone). Colab's ipywidgets 7 has no Stack; there Python exchanges the
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,76 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as ipw
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
-from PIL import Image
 
-# Okabe & Ito's colours, told apart with any colour vision. Their yellow is left out: it drowns on white.
-PALETTE = {
-    "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00",
-    "sky": "#56B4E9", "pink": "#CC79A7", "grey": "#767676", "ink": "#1F2A37",
-}  # fmt: skip
+from zoti.pictures import PALETTE, Html, picture, style
 
-
-def style() -> None:
-    """Give matplotlib the book's palette, type and white ground: once a chapter, in its setup cell."""
-    ink = PALETTE["ink"]
-    mpl.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=[c for c in PALETTE.values() if c != ink]),
-        "figure.figsize": (6.4, 3.4), "figure.dpi": 100, "figure.constrained_layout.use": True,
-        "figure.facecolor": "white", "axes.facecolor": "white",
-        "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
-        "axes.edgecolor": "#9AA3AE", "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E9ED", "grid.linewidth": 0.8,
-        "lines.linewidth": 2, "legend.frameon": False, "image.interpolation": "nearest",
-    })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Html:
-    """Markup for whoever has a browser, the same in plain text for whoever has not."""
-
-    markup: str
-    text: str
-
-    def _repr_html_(self) -> str:
-        return self.markup
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def picture(image: mpl.figure.Figure | Image.Image | np.ndarray, alt: str, width: int | None = None) -> Html:
-    """Show a matplotlib figure, a PIL image or a uint8 (h, w, 3) array, `width` CSS pixels wide.
-
-    `alt` says in words what there is to see, written from the values drawn. A figure is closed, saved at
-    twice its size for sharp screens, and scales smoothly; an image is data, and enlarged shows square pixels.
-    """
-    if not alt.strip():
-        raise ValueError("a picture needs alt text: what would you say to someone who cannot see it?")
-    crisp = not isinstance(image, mpl.figure.Figure)
-    buffer = io.BytesIO()
-    if isinstance(image, mpl.figure.Figure):
-        image.savefig(buffer, format="png", dpi=2 * image.dpi, facecolor="white")
-        plt.close(image)
-        image = Image.open(buffer)
-        width = width or image.width // 2
-    elif isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    width, buffer = width or image.width, io.BytesIO()
-    image.convert("RGB").save(buffer, format="webp", lossless=True)  # a third of the size of SVG or PNG
-    data = base64.b64encode(buffer.getvalue()).decode()
-    look = f"width:{width}px;max-width:100%;height:auto" + ";image-rendering:pixelated" * crisp
-    source = f"data:image/webp;base64,{data}"
-    return Html(f'<img class="dark-light" style="{look}" alt="{html.escape(alt)}" src="{source}">', alt)
+__all__ = ["PALETTE", "Explorer", "Html", "claim", "claims", "explorer", "number", "picture", "style"]
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """Sliders over pictures. Where scripts are off, the page shows the first picture."""
+    """Sliders over pictures. Where scripts are off, the page shows the first picture.
+
+    >>> Explorer(ipw.IntSlider(), Html("", "the picture at 0")).first
+    the picture at 0
+    """
 
     widget: ipw.Widget
     first: Html
@@ -102,6 +45,11 @@ def explorer(draw: Callable[..., Html], axes: Mapping[str, Sequence[Any]], play:
 
     `draw(*values)` returns a `picture` and is called once for every combination of the axes' values, so their
     product is also the page's weight: 40 pictures are plenty. `play` adds a button that walks the first axis.
+
+    >>> def draw(t):
+    ...     return picture(np.full((4, 4, 3), t, np.uint8), f"grey {t}")
+    >>> explorer(draw, {"grey": [0, 128, 255]}).first
+    grey 0
     """
     sizes = [range(len(values)) for values in axes.values()]
     pictures = {
@@ -159,7 +107,14 @@ _claimed: dict[str, str] = {}  # sentence -> its measured values, for the table 
 def claim(sentence: str, holds: bool, **measured: Any) -> None:
     """Show a sentence of the text with the values that bear it out, or fail the build if they do not.
 
-    claim("Two evaluations are better than one.", loss_2 < loss_1, loss_1=loss_1, loss_2=loss_2)
+    Raises AssertionError, with the sentence and the values, for what does not hold.
+
+    >>> before, after = 0.0912, 0.07231
+    >>> claim("The word helps.", after < before, before=before, after=after)
+    ✓ The word helps. (before 0.0912 · after 0.0723)
+    >>> claim("It cures everything.", after < 1e-6, after=after)
+    Traceback (most recent call last):
+    AssertionError: It cures everything. This does not hold: after 0.0723
     """
     values = " · ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in measured.items())
     if not holds:
@@ -172,7 +127,13 @@ def claim(sentence: str, holds: bool, **measured: Any) -> None:
 
 
 def claims() -> Html:
-    """The chapter's claims so far, as a table."""
+    """The chapter's claims so far, as a table.
+
+    >>> claim("Two is less than three.", 2 < 3, two=2, three=3)
+    ✓ Two is less than three. (two 2 · three 3)
+    >>> claims()
+    ✓ ...
+    """
     head = "<thead><tr><th>Claim</th><th>Measured here</th></tr></thead>"
     rows = [f"<tr><td>{html.escape(s)}</td><td>{html.escape(v)}</td></tr>" for s, v in _claimed.items()]
     return Html(
@@ -182,7 +143,11 @@ def claims() -> Html:
 
 
 def number(x: Any) -> str:
-    """A number as a reader wants it, in three digits: 0.0723 or 12,480 or 3.1×10⁻⁷. Words pass unchanged."""
+    """A number as a reader wants it, in three digits: 0.0723 or 12,480 or 3.1×10⁻⁷. Words pass unchanged.
+
+    >>> [number(x) for x in (0.0723456, 12480, 3.14e-7, "teapot")]
+    ['0.0723', '12,480', '3.14×10⁻⁷', 'teapot']
+    """
     if isinstance(x, (str, bool, np.bool_)) or not hasattr(x, "__float__"):
         return str(x)
     value = float(x)

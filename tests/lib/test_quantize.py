@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.conftest import random_pipeline
 from zoti import footprint, quantize_
+from zoti.architectures import architecture
 from zoti.quantize import NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
 from zoti.rounding import pack, quantize_weight, unpack
 
@@ -123,12 +125,29 @@ def test_linear_equals_plain_linear_on_the_dequantised_weight(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_train_and_eval_are_alike(kind):
-    net, x = (
-        quantize_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 64)), kind),
-        torch.randn(2, 3, 9, 9),
-    )
+    net = quantize_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 64)), kind)
+    x = torch.randn(2, 3, 9, 9, requires_grad=True)
+    outputs = [net.train(mode)(x) for mode in (True, False)]
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]
     with torch.no_grad():
-        assert torch.equal(net.train()(x), net.eval()(x))
+        outputs += [net.train(mode)(x) for mode in (True, False)]
+    assert gradients[0].any() and torch.equal(*gradients)
+    assert torch.equal(*outputs[:2]) and torch.equal(*outputs[2:])
+    torch.testing.assert_close(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+def test_half_precision_leaves_the_scales_and_with_them_channels_of_small_weights(kind):
+    layer = nn.Linear(64, 8)
+    with torch.no_grad():
+        layer.weight[:4] *= 1e-3  # INT8 scales of 1e-6: fp16 has sixteen numbers up to there
+    (exact,), (half,) = (quantize_(nn.Sequential(layer), kind) for _ in range(2))
+    half.half()
+    assert (half.scale.dtype, half.bias.dtype, half.weight.dtype) == (torch.float32, torch.float16, torch.float16)
+    error = (half.weight.float() - exact.weight).abs().amax(1) / exact.weight.abs().amax(1)
+    assert error.max() < 2e-3  # that of fp16 itself for numbers of 1e-4
+    assert half(torch.randn(2, 64).half()).dtype == torch.float16
+    assert torch.equal(half.float().weight, exact.weight)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +205,37 @@ def test_a_quantized_net_loads_its_own_state(kind):
     assert not torch.equal(a[0].weight, b[0].weight)
     b.load_state_dict(a.state_dict())
     assert all(torch.equal(m.weight, o.weight) and torch.equal(m.bias, o.bias) for m, o in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_safetensors_bring_a_net_back_onto_the_cpu_and_onto_meta(kind, tmp_path):
+    """Into a freshly quantized net of other weights, and into one that had no weights at all."""
+
+    def net() -> nn.Module:
+        return quantize_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 5, bias=False)), kind).eval()
+
+    first, second, x = net(), net(), torch.randn(2, 3, 9, 9)
+    save_file(first.state_dict(), tmp_path / "net.safetensors")
+    assert not torch.equal(second(x), first(x))
+    second.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    with torch.device("meta"):
+        third = net()
+    third.load_state_dict(load_file(tmp_path / "net.safetensors"), assign=True)
+    assert not any(tensor.is_meta for tensor in third.state_dict().values())
+    for other in (second, third):
+        assert torch.equal(other(x), first(x))
+        assert footprint(other) == footprint(first)
+    on_disk = (tmp_path / "net.safetensors").stat().st_size
+    assert footprint(first)["total"] <= on_disk < footprint(first)["total"] + 1024  # a header, and no float copy
+
+
+def test_sd15_is_96_percent_int8():
+    """U-Net, text encoder and VAE of Stable Diffusion 1.5 together, on the meta device: exact counts."""
+    networks = architecture("sd1.5", "float32").networks()
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
+    codes = sum(footprint(quantize_(network))["int8"] for network in networks)
+    assert parameters == 859_520_964 + 123_060_480 + 83_653_863
+    assert 0.96 < codes / parameters < 0.97  # the rest is the table of words, above all
 
 
 def test_sd15_unet_is_almost_all_int8():
