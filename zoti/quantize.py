@@ -11,6 +11,7 @@ import bitsandbytes.functional as bnb
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn.grad import conv2d_input
 
 from zoti.rounding import pack, quantize_weight, unpack
@@ -124,7 +125,7 @@ class W8A8Linear(QuantLinear):
     """`nn.Linear` with INT8 weights *and activations*: one scale per row of x, int8 x int8 -> int32 (LLM.int8(),
     Dettmers et al. 2022, without its exception for outliers), as bitsandbytes' `Linear8bitLt` computes in eval().
 
-    For showing why zoti leaves activations alone. Backpropagation goes straight through the rounding, as it does there.
+    For showing why zoti leaves activations alone. Derivatives, backward or forward, go straight through the rounding.
     On the meta device it is a plain linear layer: int8 copies of activations are not accounted for.
     """
 
@@ -135,7 +136,7 @@ class W8A8Linear(QuantLinear):
         products = bnb.int8_linear_matmul(rows, self.codes).to(x.dtype)  # (rows, out), exact in int32
         y: Tensor = (products * (largest[:, None] / 127 * self.scale).to(x.dtype)).view(*x.shape[:-1], -1)
         y = y if self.bias is None else y + self.bias
-        if torch.is_grad_enabled() and x.requires_grad:
+        if (torch.is_grad_enabled() and x.requires_grad) or unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
             smooth = super().forward(x)
             return smooth + (y - smooth).detach()
         return y
