@@ -97,10 +97,10 @@ def gf_ti(
     """CMA-ES in a random subspace: gradient-free textual inversion (Fei et al. 2023, arXiv 2304.05818).
 
     theta = theta_0 + A z with A (D, dimensions) of orthonormal columns: a step in z is one of the same length in theta,
-    D = k d, and sigma is the standard deviation of the first generation in each direction. Each generation (a step) judges its whole population on one draw, in one batch, and
-    costs `population` evaluations; the paper's Table 2 counts 30. The Step's theta is the mean of the distribution
-    after the update, its loss the mean over the candidates. The evolution is pycma's (Hansen). Not here: the original's
-    choice of A and theta_0 from the vocabulary.
+    D = k d, and sigma is the standard deviation of the first generation in each direction. Each generation (a step)
+    judges its whole population on one draw, in one batch, and costs `population` evaluations; ZOODiP's Table 2
+    counts 30. The Step's theta is the mean of the distribution after the update, its loss the mean over the candidates.
+    The evolution is pycma's (Hansen). Not here: the original's choice of A and theta_0 from the vocabulary.
 
     Raises ValueError at the first step for population < 2 or dimensions outside [1, D], FloatingPointError for a loss
     that is no longer finite.
