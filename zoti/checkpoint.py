@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,6 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 State = dict[str, Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a run that remembers: its state is made by `init`, renewed by `observe`, and kept nowhere else."""
+
+    def init(self, theta: Tensor, /) -> State: ...
+
+    def observe(self, seen: Tensor, state: State, /) -> State: ...
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoti.checkpoint import Run, State, load_checkpoint, save_checkpoint
+from zoti.checkpoint import Run, State, Stateful, load_checkpoint, save_checkpoint
 from zoti.estimators import Estimate, LossFn, rge
 from zoti.objective import DenoisingLoss
 from zoti.optim import AuthorsZOAdam, Optimizer, ZOAdam
@@ -23,15 +23,6 @@ from zoti.subspace import SubspaceGradient
 WORST_LOSS = 10.0
 #: and so is a token that became so many times as long as it began (see `invert`)
 LONGEST = 1000.0
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A part that remembers: its state is made by `init` and renewed by `observe`, and is nowhere else."""
-
-    def init(self, theta: Tensor, /) -> State: ...
-
-    def observe(self, seen: Tensor, state: State, /) -> State: ...
 
 
 @dataclass(frozen=True)
@@ -130,16 +121,24 @@ def invert(
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     with tqdm(total=config.steps, initial=run.index, disable=hidden, leave=False) as bar:
         while run.index < config.steps:
-            new, estimate, removed = _step(objective, config, run)
+            estimate, chance = _estimate(objective, config, run)
             if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
                 stop("the loss is not finite")
             if estimate.loss > WORST_LOSS:
                 stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
-            good = run  # its loss has just been seen
-            longer = _length(new.theta) / _length(objective.token.initial)
+            good, grad, removed = run, estimate.grad, 0.0  # good: its loss has just been seen
+            if config.subspace:
+                grad, removed = config.subspace.project(grad, run.states["subspace"])
+            theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
+            longer = _length(theta) / _length(objective.token.initial)
             if not longer <= LONGEST:
                 stop(f"the token became {longer:.3g} times as long as it began")
-            run = new
+            states = {
+                "optimizer": optimizer,
+                "subspace": _observe(config.subspace, theta, run.states["subspace"]),
+                "estimator": _observe(config.estimator, estimate.grad, run.states["estimator"]),
+            }
+            run = Run(theta, chance, states, run.index + 1, run.evaluations + config.batch * estimate.evaluations)
             asked = None
             if run.index % every == 0 or run.index == config.steps:
                 asked = None if bank is None else float(bank(run.theta[None]))
@@ -154,35 +153,34 @@ def _begin(config: Config, theta: Tensor) -> Run:
     theta = theta.detach().float().clone()
     states = {
         "optimizer": config.optimizer.init(theta),
-        "subspace": config.subspace.init(theta) if config.subspace else {},
-        "estimator": config.estimator.init(theta) if isinstance(config.estimator, Stateful) else {},
+        "subspace": _init(config.subspace, theta),
+        "estimator": _init(config.estimator, theta),
     }
     return Run(theta, torch.Generator().manual_seed(config.seed).get_state(), states)
 
 
-def _step(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Run, Estimate, float]:
-    """The next run, as a function of this one and nothing else; with what was seen, and the share removed."""
+def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estimate, Tensor]:
+    """What this run's estimator sees next, and the state of chance afterwards."""
     generator = torch.Generator()
     generator.set_state(run.chance)
     draws = objective.bank(config.batch, generator)
-    past = run.states["estimator"]
-    options: dict[str, Any] = {**past}
+    options: dict[str, Any] = {**run.states["estimator"]}
     if config.directions != "gaussian":  # an estimator of your own need not know of directions
         options["directions"] = config.directions
     with torch.inference_mode():
         estimate = config.estimator(
             lambda c: objective.mean(c, draws), run.theta, config.n, config.mu, generator=generator, **options
         )
-    grad, removed = estimate.grad.clone(), 0.0  # a clone outside inference mode is an ordinary tensor again
-    if isinstance(config.estimator, Stateful):
-        past = config.estimator.observe(grad, past)
-    if config.subspace:
-        grad, removed = config.subspace.project(grad, run.states["subspace"])
-    theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
-    subspace = config.subspace.observe(theta, run.states["subspace"]) if config.subspace else {}
-    states = {"optimizer": optimizer, "subspace": subspace, "estimator": past}
-    evaluations = run.evaluations + estimate.evaluations * config.batch
-    return Run(theta, generator.get_state(), states, run.index + 1, evaluations), estimate, removed
+    # a clone outside inference mode is an ordinary tensor again
+    return replace(estimate, grad=estimate.grad.clone()), generator.get_state()
+
+
+def _init(part: object, theta: Tensor) -> State:
+    return part.init(theta) if isinstance(part, Stateful) else {}
+
+
+def _observe(part: object, seen: Tensor, state: State) -> State:
+    return part.observe(seen, state) if isinstance(part, Stateful) else {}
 
 
 def _length(theta: Tensor) -> float:

@@ -298,13 +298,7 @@ def test_less_than_one_timestep_cannot_be_drawn(sampler):
 
 @pytest.mark.parametrize("number", [0.0, -1.0, float("inf"), float("nan")])
 def test_optimizers_refuse_numbers_that_cannot_descend(number):
-    for make in (
-        ZOSGD,
-        ZOAdam,
-        lambda lr: ZOAdam(eps=lr),
-        lambda b: ZOAdam(beta1=b - 1),
-        lambda b: ZOAdam(beta2=b + 1),
-    ):
+    for make in (ZOSGD, ZOAdam, lambda eps: ZOAdam(eps=eps)):
         with pytest.raises(ValueError, match="positive and finite"):
             make(number)
     for beta in ("beta1", "beta2"):
