@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     try:
         with safe_open(path, "pt") as file:
             facts = dict(file.metadata())
-            # cloned, for a tensor that lies where the file put it is not aligned, and BLAS rounds by alignment
+            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         if facts.pop("seal") != _seal(tensors, facts):
             raise ValueError("its checksum does not match")
