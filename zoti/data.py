@@ -64,6 +64,20 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
     )
 
 
+#: Captions for pictures nobody described, as textual inversion has them (Gal et al. 2023, there some thirty of each
+#: kind), in words that tiny-sd knows too. One a picture: `OBJECT_TEMPLATES[: len(images)]`. Describing all but the
+#: subject, as `Subject.captions` do, teaches a cleaner word.
+OBJECT_TEMPLATES = ["a photo of a {}", "a rendering of a {}", "an illustration of a {}", "a picture of a {}", "a {}"]
+#: the same where the word is to mean a style
+STYLE_TEMPLATES = [
+    "a picture in the style of {}",
+    "a rendering in the style of {}",
+    "an illustration in the style of {}",
+    "a drawing in the style of {}",
+    "a photo in the style of {}",
+]
+
+
 @dataclass(frozen=True)
 class Latents:
     """The VAE's answer for every picture, as distributions: mean and std (n, c, h, w), already scaled for the U-Net."""

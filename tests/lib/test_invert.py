@@ -36,6 +36,7 @@ from zoti import (
 )
 from zoti.baselines import textual_inversion
 from zoti.checkpoint import Run, load_checkpoint
+from zoti.data import OBJECT_TEMPLATES, STYLE_TEMPLATES, load_subject
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -337,6 +338,30 @@ def test_objectives_take_any_sampler(pipe):
     times = torch.cat([d.t for d in objective.bank(20, generator())])
     slices = sampler.probabilities.cumsum(0)[times].mul(20).floor()
     assert len(slices.unique()) >= 19  # one from each twentieth, but for rounding at the edges
+    assert next(invert(objective, Config())).loss > 0
+
+
+@pytest.mark.parametrize("templates", [OBJECT_TEMPLATES, STYLE_TEMPLATES])
+def test_templates_say_the_word_once_in_words_tiny_sd_knows_and_serve_as_captions(pipe, templates):
+    for template in templates:
+        assert template.count("{}") == 1
+        words = template.replace("{}", "").split()
+        assert len(pipe.tokenizer(template.replace("{}", ""), add_special_tokens=False).input_ids) == len(words)
+    token, images = ConceptToken(pipe, "<new>", "teapot", vectors=2), noise_images(3)
+    objective = DenoisingLoss(
+        pipe, token, cache_latents(pipe, images), templates[: len(images)], PartialUniform(0, 1000)
+    )
+    assert len(set(objective.prompts)) == 3
+    assert [s.theta.shape for s in invert(objective, Config(steps=2))] == [(2, 32)] * 2
+
+
+def test_style_pictures_with_captions_of_their_own_make_an_objective(pipe):
+    style = load_subject("openmoji", "styles")
+    token = ConceptToken(pipe, "<new>", style.class_word)
+    objective = DenoisingLoss(
+        pipe, token, cache_latents(pipe, style.references), style.captions, PartialUniform(0, 1000)
+    )
+    assert "a <new> fox in the ocean" in objective.prompts
     assert next(invert(objective, Config())).loss > 0
 
 
