@@ -31,7 +31,7 @@ def load_images(folder: str | Path) -> list[Image.Image]:
         try:
             with Image.open(path) as image:
                 images.append(ImageOps.exif_transpose(image).convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ValueError(f"cannot read {path} as a picture; remove it or save it again as PNG ({error})") from error
     return images
 
