@@ -117,7 +117,7 @@ class NF4Linear(QuantLinear):
             self.scale, shape=self.shape, blocksize=64, quant_type="nf4", dtype=theirs
         )
         weight: Tensor = bnb.dequantize_4bit(self.codes, state)
-        return weight.to(dtype)
+        return weight.reshape(self.shape).to(dtype)  # theirs takes a code alone, two weights, for a transposed matrix
 
 
 class W8A8Linear(QuantLinear):
