@@ -44,8 +44,9 @@ from zoti import (
 )
 
 CLEAR = (ValueError, FileNotFoundError, FloatingPointError)
-numbers = st.floats() | st.sampled_from([0.0, 1e-3, 5e-3, 0.5, 1.0])  # nan, inf and denormals among them
-counts = st.integers(-2, 6)
+usual, near = st.sampled_from([1e-3, 5e-3, 0.5]), st.integers(2, 4)
+numbers = usual | usual | usual | usual | st.floats()  # mostly fit, or nothing would get past the first check
+counts = near | near | near | near | st.integers(-2, 6)
 wholes = st.integers(-(2**70), 2**70) | counts
 
 
@@ -84,16 +85,16 @@ def generator(seed: int = 0) -> torch.Generator:
 @st.composite
 def configs(draw) -> Config:
     estimator = draw(st.sampled_from([rge, spsa, one_point, None])) or Guided(draw(counts), draw(numbers))
-    optimizer = draw(st.sampled_from([ZOSGD, ZOAdam, AuthorsZOAdam]))(draw(numbers))
+    optimizer = draw(st.sampled_from([ZOSGD, ZOAdam, ZOAdam, AuthorsZOAdam]))(draw(numbers))
     tau, nu, keep = draw(counts), draw(numbers), draw(st.none() | counts)
     subspace = draw(st.sampled_from([SubspaceGradient, RandomSubspace]))(tau, nu, draw(st.booleans()), keep)
     return Config(
-        *(draw(counts), draw(counts), draw(numbers), draw(st.integers(-1, 3))),
+        *(draw(counts), draw(counts), draw(numbers), draw(counts)),
         estimator=estimator,
-        directions=draw(st.sampled_from(["gaussian", "rademacher", "orthogonal", "up"])),
+        directions=draw(st.sampled_from(["gaussian", "gaussian", "rademacher", "orthogonal", "up"])),
         optimizer=optimizer,
         subspace=draw(st.sampled_from([subspace, None])),
-        seed=draw(wholes),
+        seed=draw(counts | counts | wholes),
     )
 
 
@@ -104,10 +105,6 @@ def test_configs_of_any_numbers(objective, data):
         config = data.draw(configs())
         for step in invert(objective, config, every=data.draw(counts)):
             assert torch.isfinite(step.theta).all()
-
-
-usual = st.sampled_from([1e-3, 5e-3, 0.5])
-near = st.integers(1, 4)
 
 
 @fuzz(40)
@@ -121,13 +118,22 @@ def test_configs_that_can_be_but_hardly_should(objective, data, lr, mu, tau, n, 
             assert torch.isfinite(step.theta).all()
 
 
-shapes = st.lists(st.integers(0, 5), max_size=4)
+shapes = st.just([1, 4]) | st.just([1, 4]) | st.lists(st.integers(0, 5), max_size=4)
 
 
 @fuzz(120)
-@given(shape=shapes, n=counts, mu=numbers, alpha=numbers, kind=st.text(max_size=3), past=shapes, out=st.integers(0, 3))
+@given(
+    shape=shapes,
+    n=counts,
+    mu=numbers,
+    alpha=numbers,
+    kind=st.text(max_size=3),
+    past=shapes | st.just([3, 1, 4]),
+    out=st.integers(0, 5),
+)
 def test_estimators_of_any_numbers(shape, n, mu, alpha, kind, past, out):
-    losses = [lambda t: t.flatten(1).square().sum(1), lambda t: t, lambda t: t.sum(), lambda t: t.flatten(1).sum(1)[1:]]
+    losses = [lambda t: t, lambda t: t.sum(), lambda t: t.flatten(1).sum(1)[1:]]
+    losses += [lambda t: t.flatten(1).square().sum(1)] * 3
     theta = torch.ones(shape)
     for estimator in (rge, spsa, one_point):
         for directions in ("gaussian", "orthogonal", kind):
@@ -192,13 +198,18 @@ def test_timesteps_of_any_numbers(low, high, total, n, alphas):
                 assert (sampler.probabilities[t] > 0).all()
 
 
-text = st.text(max_size=12) | st.sampled_from(
-    ["<new>", "teapot", "a {} {}", "{}", "<cat> <cat>", "{0}", "</w>", "a \x00 {}"]
-)
+odd = ["<new>", "teapot", "a {} {}", "{}", "<cat> <cat>", "{0}", "</w>", "a \x00 {}"]
+text = st.text(max_size=12) | st.sampled_from(odd)
+captions_that_fit = st.lists(text.map("a {} ".__add__), min_size=3, max_size=3)
 
 
 @fuzz(120)
-@given(word=text, initializer=text, vectors=counts, captions=st.lists(text | text.map("a {} ".__add__), max_size=4))
+@given(
+    word=text | st.just("<mine>") | st.just("sks"),
+    initializer=text | st.just("cat"),
+    vectors=counts,
+    captions=st.lists(text, max_size=4) | captions_that_fit | captions_that_fit,
+)
 def test_any_words_and_captions(objective, word, initializer, vectors, captions):
     pipe = copy.copy(objective.pipe)
     pipe.tokenizer, pipe.text_encoder = map(copy.deepcopy, (pipe.tokenizer, pipe.text_encoder))
@@ -282,7 +293,12 @@ def test_pictures_damaged_anywhere(objective, folder, pictures, data, kind):
 
 @st.composite
 def layers(draw) -> tuple[torch.nn.Module, torch.Tensor]:
-    rows, width, height, bias = draw(near), draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.booleans())
+    rows, width, height, bias = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 9)),
+        draw(st.booleans()),
+    )
     if draw(st.booleans()):
         return torch.nn.Linear(width, height, bias), torch.ones(rows, width)
     groups, kernel = draw(near), (draw(near), draw(near))
