@@ -45,7 +45,7 @@ class NF4Linear(QuantLinear):
         theirs = torch.float32 if dtype == torch.float64 else dtype  # their kernels know no doubles
         state = bnb.QuantState(self.scale, shape=self.shape, blocksize=64, quant_type="nf4", dtype=theirs)
         weight: Tensor = bnb.dequantize_4bit(self.codes, state)
-        return weight.to(dtype)
+        return weight.reshape(self.shape).to(dtype)  # theirs takes a code alone, two weights, for a transposed matrix
 
 
 class W8A8Linear(QuantLinear):

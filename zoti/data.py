@@ -34,7 +34,7 @@ def load_images(folder: str | Path) -> list[Image.Image]:
         try:
             with Image.open(path) as image:
                 images.append(ImageOps.exif_transpose(image).convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ValueError(f"cannot read {path} as a picture; remove it or save it again as PNG ({error})") from error
     return images
 
@@ -65,6 +65,20 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
     return Subject(
         name, facts["class_word"], load_images(folder / "references"), facts["captions"], truth, facts["truth_captions"]
     )
+
+
+#: Captions for pictures nobody described, as textual inversion has them (Gal et al. 2023, there some thirty of each
+#: kind), in words that tiny-sd knows too. One a picture: `OBJECT_TEMPLATES[: len(images)]`. Describing all but the
+#: subject, as `Subject.captions` do, teaches a cleaner word.
+OBJECT_TEMPLATES = ["a photo of a {}", "a rendering of a {}", "an illustration of a {}", "a picture of a {}", "a {}"]
+#: the same where the word is to mean a style
+STYLE_TEMPLATES = [
+    "a picture in the style of {}",
+    "a rendering in the style of {}",
+    "an illustration in the style of {}",
+    "a drawing in the style of {}",
+    "a photo in the style of {}",
+]
 
 
 @dataclass(frozen=True)

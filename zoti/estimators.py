@@ -2,13 +2,15 @@
 
 A loss function here takes a batch of candidates theta (b, k, d) and returns their losses (b,). That all
 candidates are judged on the same image, timestep and noise (common random numbers) is the loss function's business;
-that all are asked in one call is ours. Below, D = k d and g is the true gradient.
+that all are asked in one call is ours. Below, D = k d and g is the true gradient. All raise ValueError if n < 1, mu
+is not positive and finite, the directions do not exist, theta is not (k, d) of floats, or a loss is not (b,).
 
 Directions e come in three kinds, all with E[e e^T] = I, so that every kind makes the same estimate on average:
 `gaussian`, N(0, I); `rademacher`, a fair sign in every coordinate; `orthogonal`, at right angles to each other, of
 length sqrt(D) (a random frame; n = D of them give the whole gradient of a linear loss).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +46,10 @@ def rge(
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta)] / mu * e_i.
     theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
     with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
-    the square root of its inverse. Raises ValueError if n < 1, mu <= 0 or the directions do not exist.
+    the square root of its inverse.
     """
     e = _directions(theta, n, mu, generator, directions)
-    losses = loss_fn(torch.cat([theta[None], theta + mu * e]))
+    losses = _ask(loss_fn, torch.cat([theta[None], theta + mu * e]))
     slopes = (losses[1:] - losses[0]) / mu
     return Estimate(_average(slopes, e), losses[0], slopes, n + 1)
 
@@ -65,7 +67,6 @@ def spsa(
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
     theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
-    Raises ValueError as `rge` does.
     """
     return _central(loss_fn, theta, mu, _directions(theta, n, mu, generator, directions))
 
@@ -84,10 +85,10 @@ def one_point(
     grad = (1/n) sum_i [L(theta + mu e_{i+1}) - L(theta + mu e_i)] / mu * e_{i+1}, from n + 1 directions.
     theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
     E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
-    is -g, so we take the other end of the difference, as residual feedback does. Raises ValueError as `rge` does.
+    is -g, so we take the other end of the difference, as residual feedback does.
     """
     e = _directions(theta, n, mu, generator, directions, spare=1)
-    losses = loss_fn(theta + mu * e)
+    losses = _ask(loss_fn, theta + mu * e)
     slopes = losses.diff() / mu
     return Estimate(_average(slopes, e[1:]), losses.mean(), slopes, n + 1)
 
@@ -107,12 +108,14 @@ def guided(
     e_i ~ N(0, S), S = alpha I + (1 - alpha) (D/h) U U^T, where the h columns of U span `history` (any number of
     (k, d) estimates). theta: (k, d). Costs 2 n evaluations. For a quadratic loss E grad = S g: biased towards the
     subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
-    so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError as `rge` does, and for alpha
-    outside [0, 1].
+    so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
+    history that is not of theta's shape.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha}: the share of the isotropic part lies between 0 and 1")
     e = _directions(theta, n, mu, generator)
+    if history.shape[1:] != theta.shape:
+        raise ValueError(f"history has shape {tuple(history.shape)}; give (h, *{tuple(theta.shape)})")
     _, s, basis = torch.linalg.svd(history.flatten(1), full_matrices=False)
     basis = basis[s > s.max() * 1e-6] if len(s) else basis  # (h, D); a repeated estimate spans nothing new
     if len(basis):
@@ -143,9 +146,9 @@ class Guided:
         return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
 
     def __call__(
-        self, loss_fn: LossFn, theta: Tensor, n: int, mu: float, *, generator: torch.Generator, state: State
+        self, loss_fn: LossFn, theta: Tensor, n: int, mu: float, *, generator: torch.Generator, history: Tensor
     ) -> Estimate:
-        return guided(loss_fn, theta, n, mu, generator=generator, history=state["history"], alpha=self.alpha)
+        return guided(loss_fn, theta, n, mu, generator=generator, history=history, alpha=self.alpha)
 
 
 def _directions(
@@ -154,8 +157,12 @@ def _directions(
     """n + spare directions (n + spare, k, d), drawn on the generator's device: a seed means the same everywhere."""
     if n < 1:
         raise ValueError(f"n = {n}: an estimate needs at least one direction")
-    if not mu > 0:
-        raise ValueError(f"mu = {mu}: the step of a finite difference must be positive")
+    if not 0 < mu < math.inf:
+        raise ValueError(f"mu = {mu}: the step of a finite difference must be positive and finite")
+    if theta.ndim != 2 or theta.numel() == 0 or not theta.is_floating_point():
+        raise ValueError(
+            f"theta has shape {tuple(theta.shape)} of {theta.dtype}; a word is (k, d) floats, k and d >= 1"
+        )
     shape = (n + spare, *theta.shape)
     like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": theta.dtype}
     if kind == "gaussian":
@@ -176,9 +183,16 @@ def _directions(
 
 
 def _central(loss_fn: LossFn, theta: Tensor, mu: float, e: Tensor) -> Estimate:
-    losses = loss_fn(torch.cat([theta + mu * e, theta - mu * e]))
+    losses = _ask(loss_fn, torch.cat([theta + mu * e, theta - mu * e]))
     slopes = (losses[: len(e)] - losses[len(e) :]) / (2 * mu)
     return Estimate(_average(slopes, e), losses.mean(), slopes, 2 * len(e))
+
+
+def _ask(loss_fn: LossFn, candidates: Tensor) -> Tensor:
+    losses = loss_fn(candidates)
+    if losses.shape != candidates.shape[:1]:
+        raise ValueError(f"{len(candidates)} candidates got losses of shape {tuple(losses.shape)}; return one each")
+    return losses
 
 
 def _average(slopes: Tensor, e: Tensor) -> Tensor:

@@ -1,32 +1,43 @@
 """The loop: draw, estimate, project, step. A generator, so that logging, plotting and stopping live in the notebook."""
 
+import inspect
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from zoti.estimators import Estimate, Guided, rge
+from zoti.checkpoint import Run, State, Stateful, load_checkpoint, save_checkpoint
+from zoti.estimators import Estimate, LossFn, rge
 from zoti.objective import DenoisingLoss
 from zoti.optim import AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.subspace import SubspaceGradient
 
-State = dict[str, Tensor]
-PARTS = ("optimizer.", "subspace.", "estimator.")  # whose states a checkpoint holds, by the first part of their names
+#: a loss beyond this is divergence: predicting nothing costs about 1, whether noise or v is asked for
+WORST_LOSS = 10.0
+#: and so is a token that became so many times as long as it began (see `invert`)
+LONGEST = 1000.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run, but for the objective. Paper: 30,000 steps, n = 2, mu = 1e-3, lr = 5e-3."""
+    """Everything that decides a run, but for the objective. Paper: 30,000 steps, n = 2, mu = 1e-3, lr = 5e-3, batch 1.
+
+    A candidate's loss is its mean over `batch` draws of (image, t, noise), the same for all candidates. An estimator
+    that is `Stateful`, like `Guided`, is told what it remembers as further arguments. Raises ValueError for numbers
+    that cannot be and parts that contradict each other.
+    """
 
     steps: int = 2000
     n: int = 2
     mu: float = 1e-3
+    batch: int = 1
     estimator: Callable[..., Estimate] = rge  # or spsa, one_point, Guided(...)
     directions: str = "gaussian"
     optimizer: Optimizer = field(default_factory=ZOAdam)
@@ -34,15 +45,24 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if min(self.steps, self.n, self.batch) < 1 or not 0 < self.mu < math.inf:
+            raise ValueError(
+                f"steps = {self.steps}, n = {self.n}, batch = {self.batch}, mu = {self.mu}: "
+                "the first three must be at least 1, mu positive and finite"
+            )
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}: a seed is an integer of 64 bits")
         if isinstance(self.optimizer, AuthorsZOAdam) and self.optimizer.n != self.n:
             raise ValueError(f"n = {self.n}, but the authors' optimizer was built for n = {self.optimizer.n}")
-        if isinstance(self.estimator, Guided) and self.directions != "gaussian":
-            raise ValueError(f"Guided shapes its own directions; directions={self.directions!r} would not be used")
+        if self.directions != "gaussian" and "directions" not in inspect.signature(self.estimator).parameters:
+            raise ValueError(
+                f"{self.estimator} shapes its own directions; directions={self.directions!r} would not be used"
+            )
 
     def __str__(self) -> str:
         """One line that two runs share exactly when they would take the same steps; `steps` may be extended."""
         estimator = getattr(self.estimator, "__name__", self.estimator)  # a function's name, a Guided's numbers
-        chance = f"{self.directions} n={self.n} mu={self.mu} seed={self.seed}"
+        chance = f"{self.directions} n={self.n} mu={self.mu} batch={self.batch} seed={self.seed}"
         return f"{estimator} {chance} {self.optimizer} {self.subspace}"
 
 
@@ -52,10 +72,11 @@ class Step:
 
     index: int  # 1, 2, ...
     theta: Tensor  # (k, d) the token after the step
-    loss: float
+    loss: float  # of the token before the step, on this step's draws
     removed: float  # share of the squared gradient that SubspaceGradient took away
-    evaluations: int  # candidates evaluated so far in the whole run
+    evaluations: int  # so far in the whole run, an evaluation being one candidate on one draw; the bank is not counted
     seconds: float  # since this process began the run
+    bank_loss: float | None = None  # of the token after the step, where the bank was asked
 
 
 def invert(
@@ -63,106 +84,105 @@ def invert(
     config: Config,
     theta: Tensor | None = None,
     checkpoint: str | Path | None = None,
+    bank: LossFn | None = None,
     every: int = 100,
+    progress: bool = False,
 ) -> Iterator[Step]:
     """Learn the objective's word by forward passes only (ZOODiP Alg. 1 and 2), yielding a Step after each update.
 
-    theta: (k, d) start, by default the token's initial vectors. With `checkpoint` the whole state is written there
-    every `every` steps, atomically; a run that finds the file goes on from it, to the same bits as if never stopped.
-    Raises ValueError for a checkpoint that is damaged or belongs to another config, FloatingPointError where the
-    loss is no longer finite (the last good state is saved first).
+    theta: (k, d) start, by default the token's initial vectors. Every `every` steps, and after the last, `bank` is
+    asked for the loss of the token, e.g. `lambda c: truth.mean(c, draws)` with `draws = truth.bank(64, generator)`, and
+    the whole state is written to `checkpoint`, atomically; a run that finds the file goes on from it, to the same
+    bits as if never stopped. `progress` shows a bar, which leaves when done and which TQDM_DISABLE=1 forbids.
+
+    A run has diverged when a loss is not finite or above 10 (predicting nothing at all costs about 1), or when the
+    token is 1000 times as long as its initial vectors. Growth alone is healthy, the loss hardly feels length; but it
+    hardly does because a text encoder begins by normalising, so a step of mu then turns the token a thousandth as
+    far as it did, and the differences drown in rounding. The last token whose loss was sound is saved, then
+    FloatingPointError raised. Raises ValueError for a checkpoint that is damaged or belongs to another config.
     """
-    checkpoint = Path(checkpoint) if checkpoint is not None else None
-    theta = (objective.token.initial if theta is None else theta).detach().float().clone()
-    generator = torch.Generator().manual_seed(config.seed)
-    adam = config.optimizer.init(theta)
-    sg = config.subspace.init(theta) if config.subspace else {}
-    past = config.estimator.init(theta) if isinstance(config.estimator, Guided) else {}
-    done = evaluations = 0
-    if checkpoint is not None and checkpoint.exists():
-        theta, adam, sg, past, done, evaluations = load_checkpoint(checkpoint, config, theta, generator)
+    if every < 1:
+        raise ValueError(f"every = {every}: bank and checkpoint come every so many steps, at least 1")
+    path = Path(checkpoint) if checkpoint is not None else None
+    run = _begin(config, objective.token.initial if theta is None else theta)
+    if path is not None and path.exists():
+        run = load_checkpoint(path, str(config), run)
+    began, good = time.perf_counter(), run
 
-    began = time.perf_counter()
-    for index in range(done + 1, config.steps + 1):
-        before = generator.get_state()
-        draw = objective.draw(generator)
-        # an estimator of your own need not know of directions
-        extra = (
-            {"state": past} if past else {"directions": config.directions} if config.directions != "gaussian" else {}
+    def stop(trouble: str) -> NoReturn:
+        if path is not None:
+            save_checkpoint(path, str(config), good)
+        raise FloatingPointError(
+            f"{trouble} at step {run.index + 1}; the token of step {good.index}, the last that was sound, is kept"
+            f"{f' in {path}' if path else ''}. Try a smaller learning rate or a larger mu"
         )
-        with torch.inference_mode():
-            estimate = config.estimator(
-                lambda c, d=draw: objective(c, d), theta, config.n, config.mu, generator=generator, **extra
-            )
-        if not torch.isfinite(estimate.directional).all():
-            generator.set_state(before)
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, config, index - 1, evaluations, theta, adam, sg, past, generator)
-            raise FloatingPointError(
-                f"the loss is not finite at step {index}; the token of step {index - 1} is kept"
-                f"{f' in {checkpoint}' if checkpoint else ''}. Try a smaller learning rate or a larger mu"
-            )
-        grad, removed = estimate.grad.clone(), 0.0  # a clone outside inference mode is an ordinary tensor again
-        if isinstance(config.estimator, Guided):
-            past = config.estimator.observe(grad, past)
-        if config.subspace:
-            grad, removed = config.subspace.project(grad, sg)
-        theta, adam = config.optimizer.update(grad, theta, adam)
-        if config.subspace:
-            sg = config.subspace.observe(theta, sg)
-        evaluations += estimate.evaluations
-        if checkpoint is not None and (index % every == 0 or index == config.steps):
-            save_checkpoint(checkpoint, config, index, evaluations, theta, adam, sg, past, generator)
-        yield Step(index, theta, float(estimate.loss), removed, evaluations, time.perf_counter() - began)
+
+    # tqdm itself forgets the variable in a notebook
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    with tqdm(total=config.steps, initial=run.index, disable=hidden, leave=False) as bar:
+        while run.index < config.steps:
+            estimate, chance = _estimate(objective, config, run)
+            if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
+                stop("the loss is not finite")
+            if estimate.loss > WORST_LOSS:
+                stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
+            good, grad, removed = run, estimate.grad, 0.0  # good: its loss has just been seen
+            if config.subspace:
+                grad, removed = config.subspace.project(grad, run.states["subspace"])
+            theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
+            longer = _length(theta) / _length(objective.token.initial)
+            if not longer <= LONGEST:
+                stop(f"the token became {longer:.3g} times as long as it began")
+            states = {
+                "optimizer": optimizer,
+                "subspace": _observe(config.subspace, theta, run.states["subspace"]),
+                "estimator": _observe(config.estimator, estimate.grad, run.states["estimator"]),
+            }
+            run = Run(theta, chance, states, run.index + 1, run.evaluations + config.batch * estimate.evaluations)
+            asked = None
+            if run.index % every == 0 or run.index == config.steps:
+                asked = None if bank is None else float(bank(run.theta[None]))
+                if path is not None:
+                    save_checkpoint(path, str(config), run)
+            bar.update()
+            loss, seconds = float(estimate.loss), time.perf_counter() - began
+            yield Step(run.index, run.theta, loss, removed, run.evaluations, seconds, asked)
 
 
-def save_checkpoint(
-    path: Path,
-    config: Config,
-    index: int,
-    evaluations: int,
-    theta: Tensor,
-    adam: State,
-    sg: State,
-    past: State,
-    generator: torch.Generator,
-) -> None:
-    """Write the state of a run as safetensors: to a file beside it, to the disk, then over the old one in one move."""
-    tensors = {"theta": theta, "generator": generator.get_state()}
-    for part, held in zip(PARTS, (adam, sg, past), strict=True):
-        tensors |= {part + k: v for k, v in held.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()},
-        draft,
-        metadata={"config": str(config), "index": str(index), "evaluations": str(evaluations)},
-    )
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
+def _begin(config: Config, theta: Tensor) -> Run:
+    theta = theta.detach().float().clone()
+    states = {
+        "optimizer": config.optimizer.init(theta),
+        "subspace": _init(config.subspace, theta),
+        "estimator": _init(config.estimator, theta),
+    }
+    return Run(theta, torch.Generator().manual_seed(config.seed).get_state(), states)
 
 
-def load_checkpoint(
-    path: Path, config: Config, theta: Tensor, generator: torch.Generator
-) -> tuple[Tensor, State, State, State, int, int]:
-    """Read the state back, set the generator, and return (theta, adam, sg, past, steps done, evaluations)."""
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
-        stored, index, evaluations = facts["config"], int(facts["index"]), int(facts["evaluations"])
-        start, state = tensors["theta"], tensors["generator"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint; delete it to start again ({error})") from error
-    if stored != str(config):
-        raise ValueError(
-            f"{path} belongs to another run:\n  there: {stored}\n  here:  {config}\n"
-            "give this run another path, or the same config"
+def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estimate, Tensor]:
+    """What this run's estimator sees next, and the state of chance afterwards."""
+    generator = torch.Generator()
+    generator.set_state(run.chance)
+    draws = objective.bank(config.batch, generator)
+    options: dict[str, Any] = {**run.states["estimator"]}
+    if config.directions != "gaussian":  # an estimator of your own need not know of directions
+        options["directions"] = config.directions
+    with torch.inference_mode():
+        estimate = config.estimator(
+            lambda c: objective.mean(c, draws), run.theta, config.n, config.mu, generator=generator, **options
         )
-    if start.shape != theta.shape:
-        raise ValueError(f"{path} holds a token of shape {tuple(start.shape)}, this word has {tuple(theta.shape)}")
-    generator.set_state(state)
-    adam, sg, past = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in PARTS)
-    return start.to(theta), adam, sg, past, index, evaluations
+    # a clone outside inference mode is an ordinary tensor again
+    return replace(estimate, grad=estimate.grad.clone()), generator.get_state()
+
+
+def _init(part: object, theta: Tensor) -> State:
+    return part.init(theta) if isinstance(part, Stateful) else {}
+
+
+def _observe(part: object, seen: Tensor, state: State) -> State:
+    return part.observe(seen, state) if isinstance(part, Stateful) else {}
+
+
+def _length(theta: Tensor) -> float:
+    """Of the longest of a word's k vectors."""
+    return float(torch.linalg.vector_norm(theta, dim=-1).max())

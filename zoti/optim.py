@@ -23,9 +23,14 @@ class ZOSGD:
     """Plain descent, theta - lr grad (Ghadimi & Lan 2013): nothing to remember, state {}.
 
     The estimate is about sqrt(D/n) times as long as the gradient, so lr must be small where Adam's need not.
+    Raises ValueError unless lr is positive and finite.
     """
 
     lr: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr}: a learning rate is positive and finite")
 
     def init(self, theta: Tensor) -> State:
         return {}
@@ -40,12 +45,17 @@ class ZOAdam:
     """Adam (Kingma & Ba 2015) on a zeroth-order gradient, in fp32; equal to `torch.optim.Adam` step by step.
 
     State: {"m": (k, d), "v": (k, d), "step": ()}: two more tokens are all the optimizer needs to remember.
+    Raises ValueError unless lr and eps are positive and finite, and both betas in [0, 1).
     """
 
     lr: float = 5e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not (0 < self.lr < math.inf and 0 < self.eps < math.inf and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"{self}: lr and eps must be positive and finite, both betas at least 0 and below 1")
 
     @staticmethod
     def authors(n: int = 2) -> "AuthorsZOAdam":
@@ -82,6 +92,11 @@ class AuthorsZOAdam(ZOAdam):
     lr: float = 1e-2
     eps: float = 1e-3
     n: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"n = {self.n}: an estimate has at least one direction")
 
     def init(self, theta: Tensor) -> State:
         return super().init(theta.half())

@@ -50,7 +50,12 @@ class SubspaceGradient:
         return {**state, **SubspaceGradient.init(self, theta), "removed": self.low_variance(buffer)}
 
     def low_variance(self, buffer: Tensor) -> Tensor:
-        """Orthonormal rows (r, D) of the directions with less than nu of the variance of buffer (tau, D)."""
+        """Orthonormal rows (r, D) of the directions with less than nu of the variance of buffer (tau, D).
+
+        Raises FloatingPointError for tokens that are not finite, which have no directions.
+        """
+        if not torch.isfinite(buffer).all():
+            raise FloatingPointError("a token that is not finite has no directions; stop before, or learn more slowly")
         centred = buffer - buffer.mean(0)
         deviation = buffer.std(0, correction=0) if self.standardise else buffer.new_ones(())
         # a still coordinate stays 0

@@ -176,7 +176,7 @@ def test_guided_remembers_the_last_estimates_in_order():
     for grad in grads:
         state = memory.observe(grad, state)
     assert torch.equal(state["history"], torch.stack(grads[1:]))
-    estimate = memory(quadratic, start(), 3, 1e-3, generator=generator(5), state=state)
+    estimate = memory(quadratic, start(), 3, 1e-3, generator=generator(5), **state)
     expected = guided(quadratic, start(), 3, 1e-3, generator=generator(5), history=state["history"])
     assert torch.equal(estimate.grad, expected.grad)
 
@@ -204,12 +204,24 @@ def test_a_loss_blind_to_theta_gives_exactly_zero_and_global_chance_is_untouched
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("bad", [{"n": 0}, {"mu": 0.0}, {"mu": -1.0}, {"mu": float("nan")}])
+@pytest.mark.parametrize("bad", [{"n": 0}, {"mu": 0.0}, {"mu": -1.0}, {"mu": float("nan")}, {"mu": float("inf")}])
 def test_bad_arguments(bad):
     for estimator in (*ESTIMATORS, Guided(1)):
-        options = {"state": {"history": start()[None]}} if isinstance(estimator, Guided) else {}
+        options = {"history": start()[None]} if isinstance(estimator, Guided) else {}
         with pytest.raises(ValueError, match=r"mu =|n ="):
             estimator(quadratic, start(), **{"n": 2, "mu": 1e-3, **bad}, generator=generator(), **options)
+
+
+def test_thetas_histories_and_losses_of_other_shapes_are_refused():
+    for theta in (torch.zeros(5), torch.zeros(1, 2, 3), torch.zeros(0, 5), torch.zeros(1, 5, dtype=torch.int64)):
+        for estimator in ESTIMATORS:
+            with pytest.raises(ValueError, match="a word is"):
+                estimator(quadratic, theta, generator=generator())
+    with pytest.raises(ValueError, match="history has shape"):
+        guided(quadratic, start(), generator=generator(), history=start())
+    for estimator in ESTIMATORS:
+        with pytest.raises(ValueError, match="return one each"):
+            estimator(lambda t: t.sum(), start(), generator=generator())
 
 
 def test_bad_directions():

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tqdm.notebook
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.conftest import random_pipeline
 from zoti import (
@@ -29,9 +31,12 @@ from zoti import (
     load_images,
     one_point,
     quantize_,
+    rge,
     spsa,
 )
 from zoti.baselines import textual_inversion
+from zoti.checkpoint import Run, load_checkpoint
+from zoti.data import OBJECT_TEMPLATES, STYLE_TEMPLATES, load_subject
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -92,8 +97,6 @@ def test_v_prediction_has_its_own_target():
 
 
 def test_the_estimate_averaged_over_thousands_of_directions_is_the_gradient(pipe):
-    from zoti import rge
-
     objective = problem(pipe)
     draw, theta = objective.draw(generator(4)), objective.token.initial.clone().requires_grad_()
     objective(theta[None], draw)[0].backward()
@@ -117,7 +120,7 @@ def test_the_loop_leaves_weights_and_global_chance_alone_and_counts(pipe):
     (steps[-1].theta * torch.ones(32, requires_grad=True)).sum().backward()  # an ordinary tensor, fit for autograd
 
 
-CONFIG = Config(steps=40, subspace=SubspaceGradient(tau=8))
+CONFIG = Config(steps=40, batch=2, subspace=SubspaceGradient(tau=8))
 
 
 @pytest.fixture
@@ -174,21 +177,105 @@ VARIANTS = [
     Config(estimator=Guided(memory=4), subspace=RandomSubspace(tau=4, keep=2)),
     Config(subspace=SubspaceGradient(tau=4, keep=2, standardise=False)),
     Config(subspace=SubspaceGradient(tau=4, keep=2), optimizer=ZOAdam.authors()),
+    Config(batch=3, subspace=SubspaceGradient(tau=4, nu=0.1)),
 ]
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
-def test_every_variant_resumes_to_the_same_bits(tmp_path, pipe, config):
+def test_every_variant_resumes_to_the_same_bits_bank_and_all(tmp_path, pipe, config, one_thread):
     objective, path = problem(pipe), tmp_path / "run.safetensors"
-    whole = list(invert(objective, replace(config, steps=11)))
+    draws = objective.bank(4, generator(3))
+    told = {"bank": lambda c: objective.mean(c, draws), "every": 3}
+    whole = list(invert(objective, replace(config, steps=11), **told))
     assert all(torch.isfinite(s.theta).all() for s in whole)
     assert not torch.equal(whole[-1].theta, objective.token.initial)
     assert [s.removed > 0 for s in whole] == [s.index > config.subspace.tau for s in whole]
-    list(invert(objective, replace(config, steps=6), checkpoint=path))
-    rest = list(invert(objective, replace(config, steps=11), checkpoint=path))
+    assert [s.index for s in whole if s.bank_loss is not None] == [3, 6, 9, 11]
+    list(invert(objective, replace(config, steps=6), checkpoint=path, **told))
+    rest = list(invert(objective, replace(config, steps=11), checkpoint=path, **told))
     assert [s.index for s in rest] == [7, 8, 9, 10, 11]
-    assert torch.equal(rest[-1].theta, whole[-1].theta)
-    assert rest[-1].evaluations == whole[-1].evaluations
+    for resumed, original in zip(rest, whole[6:], strict=True):
+        assert torch.equal(resumed.theta, original.theta)
+        assert replace(resumed, theta=None, seconds=0) == replace(original, theta=None, seconds=0)
+    silent = list(invert(objective, replace(config, steps=11)))[-1]  # who measures does not disturb
+    assert torch.equal(silent.theta, whole[-1].theta)
+    assert silent.bank_loss is None
+
+
+def test_what_a_checkpoint_gives_back_lies_where_new_tensors_lie(tmp_path, pipe):
+    """BLAS may sum a tensor that starts off its 64 bytes in another order: 1e-7 today, another token in 100 steps."""
+    objective, path, config = problem(pipe), tmp_path / "run.safetensors", VARIANTS[2]
+    list(invert(objective, replace(config, steps=10), checkpoint=path))
+    token = objective.token.initial
+    empty = Run(token, generator().get_state(), {"optimizer": {}, "subspace": {}, "estimator": {}})
+    run = load_checkpoint(path, str(config), empty)
+    held = [run.theta, run.chance, *(t for state in run.states.values() for t in state.values())]
+    assert len(held) == 2 + 3 + 4 + 1
+    assert all(t.data_ptr() % 64 == 0 and t.is_contiguous() for t in held)
+    removed, grad = torch.linalg.qr(torch.randn(768, 100, generator=generator())).Q.T.contiguous(), torch.randn(1, 768)
+    off = torch.empty(removed.numel() + 1)[1:].view_as(removed).copy_(removed)
+    assert off.data_ptr() % 64 != 0  # such a copy is the same to rounding, and no more is promised
+    (one, _), (other, _) = (config.subspace.project(grad, {"removed": r}) for r in (removed, off))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("estimator", "candidates"), [(rge, 3), (spsa, 4), (one_point, 3), (Guided(), 4)])
+def test_an_evaluation_is_one_candidate_on_one_draw(pipe, estimator, candidates):
+    objective, rows = problem(pipe), []
+    pipe.unet.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    steps = list(invert(objective, Config(steps=4, batch=5, estimator=estimator)))
+    assert [s.evaluations for s in steps] == [candidates * 5 * i for i in (1, 2, 3, 4)]
+    assert sum(rows) == steps[-1].evaluations  # the U-Net saw exactly these
+
+
+def test_all_candidates_are_judged_by_the_mean_over_the_same_draws(pipe):
+    objective, config = problem(pipe), Config(steps=1, batch=4, seed=5)
+    step = next(invert(objective, config))
+    chance = generator(5)
+    draws = objective.bank(4, chance)
+    assert len({d.t.item() for d in draws}) > 1
+    estimate = rge(lambda c: objective.mean(c, draws), objective.token.initial, 2, 1e-3, generator=chance)
+    assert step.loss == float(estimate.loss)
+    theta, _ = config.optimizer.update(
+        estimate.grad, objective.token.initial, config.optimizer.init(objective.token.initial)
+    )
+    assert torch.equal(step.theta, theta)
+    alone = torch.stack([objective(objective.token.initial[None], d)[0] for d in draws])
+    assert step.loss == pytest.approx(float(alone.mean()), rel=1e-5)
+
+
+def test_a_batch_of_stratified_times_holds_one_of_every_slice(pipe):
+    objective, seen = problem(pipe), []
+    objective.timesteps = Stratified(PartialUniform(300, 900))
+    mean = objective.mean
+    objective.mean = lambda theta, draws: seen.append(sorted(int(d.t) for d in draws)) or mean(theta, draws)
+    list(invert(objective, Config(steps=20, batch=6)))
+    assert len(seen) == 20
+    assert all(300 + 100 * i <= t < 400 + 100 * i for times in seen for i, t in enumerate(times))
+
+
+def shown(capsys, **options) -> str:
+    list(invert(problem(random_pipeline()), Config(steps=4), **options))
+    return "".join(capsys.readouterr())
+
+
+def test_the_bar_shows_only_where_it_is_asked_for_and_goes_on_where_the_run_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys.modules["zoti.invert"], "tqdm", tqdm.tqdm)
+    assert "4 [" not in shown(capsys)
+    path = tmp_path / "run.safetensors"
+    assert "0/4 [" in shown(capsys, progress=True, checkpoint=path)
+    list(invert(problem(random_pipeline()), Config(steps=4), checkpoint=path))
+    capsys.readouterr()
+    list(invert(problem(random_pipeline()), Config(steps=6), checkpoint=path, progress=True))
+    bar = "".join(capsys.readouterr())
+    assert "4/6 [" in bar
+    assert "0/6" not in bar
+    assert bar.endswith("\r")  # a bar that is done wipes its line
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert "4 [" not in shown(capsys, progress=True)
+    monkeypatch.setattr(sys.modules["zoti.invert"], "tqdm", tqdm.notebook.tqdm)  # which would not ask the variable
+    assert "4 [" not in shown(capsys, progress=True)
 
 
 def test_a_config_names_its_run():
@@ -197,6 +284,7 @@ def test_a_config_names_its_run():
         for c in [
             Config(),
             Config(directions="rademacher"),
+            Config(batch=2),
             Config(estimator=Guided(alpha=0.1)),
             *VARIANTS,
             Config(subspace=RandomSubspace()),
@@ -211,11 +299,27 @@ def test_a_config_names_its_run():
     assert str(Config(steps=5)) == str(Config(steps=6))
 
 
-def test_configs_that_contradict_themselves():
+def test_configs_that_cannot_be_or_contradict_themselves(pipe):
     with pytest.raises(ValueError, match="built for n = 2"):
         Config(n=4, optimizer=ZOAdam.authors())
     with pytest.raises(ValueError, match="its own directions"):
         Config(estimator=Guided(), directions="rademacher")
+    for numbers in ({"steps": 0}, {"n": 0}, {"batch": 0}, {"mu": 0.0}, {"mu": float("nan")}, {"mu": float("inf")}):
+        with pytest.raises(ValueError, match="at least 1"):
+            Config(**numbers)
+    with pytest.raises(ValueError, match="64 bits"):
+        Config(seed=2**64)
+    with pytest.raises(ValueError, match="every = 0"):
+        next(invert(problem(pipe), Config(), every=0))
+
+
+def test_an_estimator_of_your_own_need_not_know_of_directions_or_memory(pipe):
+    def own(loss_fn, theta, n, mu, *, generator):
+        return rge(loss_fn, theta, 1, mu, generator=generator)
+
+    assert next(invert(problem(pipe), Config(estimator=own))).evaluations == 2
+    with pytest.raises(ValueError, match="its own directions"):
+        Config(estimator=own, directions="orthogonal")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4", "nf4", "llm_int8"])
@@ -237,6 +341,30 @@ def test_objectives_take_any_sampler(pipe):
     assert next(invert(objective, Config())).loss > 0
 
 
+@pytest.mark.parametrize("templates", [OBJECT_TEMPLATES, STYLE_TEMPLATES])
+def test_templates_say_the_word_once_in_words_tiny_sd_knows_and_serve_as_captions(pipe, templates):
+    for template in templates:
+        assert template.count("{}") == 1
+        words = template.replace("{}", "").split()
+        assert len(pipe.tokenizer(template.replace("{}", ""), add_special_tokens=False).input_ids) == len(words)
+    token, images = ConceptToken(pipe, "<new>", "teapot", vectors=2), noise_images(3)
+    objective = DenoisingLoss(
+        pipe, token, cache_latents(pipe, images), templates[: len(images)], PartialUniform(0, 1000)
+    )
+    assert len(set(objective.prompts)) == 3
+    assert [s.theta.shape for s in invert(objective, Config(steps=2))] == [(2, 32)] * 2
+
+
+def test_style_pictures_with_captions_of_their_own_make_an_objective(pipe):
+    style = load_subject("openmoji", "styles")
+    token = ConceptToken(pipe, "<new>", style.class_word)
+    objective = DenoisingLoss(
+        pipe, token, cache_latents(pipe, style.references), style.captions, PartialUniform(0, 1000)
+    )
+    assert "a <new> fox in the ocean" in objective.prompts
+    assert next(invert(objective, Config())).loss > 0
+
+
 def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):
     objective, path = problem(pipe), tmp_path / "run.safetensors"
     list(invert(objective, Config(steps=2), checkpoint=path))
@@ -244,28 +372,65 @@ def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):
     with pytest.raises(ValueError, match="another run"):
         next(invert(objective, Config(steps=4, mu=1e-2), checkpoint=path))
     assert path.read_bytes() == good
-    for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle"):
+    flipped = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])  # one bit of one number
+    for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle", flipped):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match="not a readable checkpoint"):
             next(invert(objective, Config(steps=4), checkpoint=path))
         assert path.read_bytes() == damage
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_token(tmp_path, pipe):
+@pytest.mark.parametrize(
+    ("bias", "told"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (9.0, "predicting nothing costs")]
+)
+def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_token_with_a_sound_loss(tmp_path, pipe, bias, told):
     objective, path = problem(pipe), tmp_path / "run.safetensors"
-    healthy = list(invert(objective, Config(steps=3)))[-1].theta
-    run = invert(objective, Config(steps=10), checkpoint=path)
+    healthy = list(invert(objective, Config(steps=2)))[-1].theta
+    run = invert(objective, Config(steps=10), checkpoint=path, every=1)
     for _ in range(3):
         next(run)
-    torch.nn.init.constant_(pipe.unet.conv_out.bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="step 4"):
-        next(run)
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, bias)
+    with pytest.raises(FloatingPointError, match=f"{told}.* at step 4; the token of step 2.*run.safetensors"):
+        next(run)  # step 4 asks the token of step 3, of which nobody has seen a sound loss
+    assert torch.equal(load_file(path)["theta"], healthy)
     torch.nn.init.zeros_(pipe.unet.conv_out.bias)
     resumed = next(invert(objective, Config(steps=10), checkpoint=path))
-    assert resumed.index == 4
-    from safetensors.torch import load_file
+    assert (resumed.index, resumed.evaluations) == (3, 9)
 
-    assert torch.equal(load_file(path)["theta"], healthy)
+
+@pytest.mark.parametrize("lr", [1e7, 1e38])  # one too long, one not finite
+def test_a_token_that_explodes_stops_the_run_though_its_loss_does_not(tmp_path, pipe, lr):
+    objective, path = problem(pipe), tmp_path / "run.safetensors"
+    run = invert(objective, Config(optimizer=ZOSGD(lr)), checkpoint=path)
+    with pytest.raises(FloatingPointError, match=r"times as long .* at step 1; the token of step 0"):
+        list(run)
+    assert torch.equal(load_file(path)["theta"], objective.token.initial)
+
+
+def test_why_a_token_a_thousand_times_as_long_is_lost(pipe):
+    """The encoder sees a word's direction: the loss stays what it was, its change along mu e shrinks as the length."""
+    objective = problem(pipe)
+    draw, theta = objective.draw(generator(1)), torch.nn.functional.normalize(objective.token.initial, dim=-1)
+    e = torch.randn(64, 1, 32, generator=generator(2))
+    with torch.inference_mode():
+        loss, spread = zip(
+            *(
+                (float(objective(scale * theta[None], draw)), objective(scale * theta + 1e-2 * e, draw).std().item())
+                for scale in (1, 100, 1000)
+            ),
+            strict=True,
+        )
+    assert max(loss) < 1.1 * min(loss)
+    assert spread[1] < spread[0] / 20
+    assert spread[2] < spread[0] / 100
+
+
+def test_healthy_runs_are_far_from_the_bounds(pipe):
+    for config in [Config(steps=60), Config(steps=60, n=1, optimizer=ZOAdam(0.1), subspace=None)]:
+        objective = problem(random_pipeline())
+        steps = list(invert(objective, config))
+        assert max(s.loss for s in steps) < 2
+        assert max(s.theta.norm() for s in steps) < 200 * objective.token.initial.norm()
 
 
 @pytest.mark.parametrize("vectors", [1, 2])

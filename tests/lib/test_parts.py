@@ -260,7 +260,9 @@ def test_snr_weighted_follows_its_formula_and_leans_towards_noise():
     assert not chi_square_is_ordinary(t, Uniform().probabilities)  # the test can tell
 
 
-@pytest.mark.parametrize("alphas", [[0.9, 0.5, 0.0], [1.0, 0.5], [0.5, 0.5], [0.5, float("nan")]])
+@pytest.mark.parametrize(
+    "alphas", [[0.9, 0.5, 0.0], [1.0, 0.5], [0.5, 0.5], [0.5, 0.6, 0.4], [0.5, float("nan")], [0.5], [], [[0.9, 0.5]]]
+)
 def test_snr_weighted_needs_a_finite_falling_snr(alphas):
     with pytest.raises(ValueError, match="between 0 and 1"):
         SNRWeighted(torch.tensor(alphas))
@@ -285,6 +287,25 @@ def test_stratified_draws_one_from_every_slice_and_keeps_the_distribution(base):
     plain = torch.stack([base.sample(n, g) for _ in range(2000)]).double().mean(1).std()
     assert spread < plain / 10
     assert sampler.high == base.high
+
+
+@pytest.mark.parametrize("sampler", [Uniform(), SNRWeighted(stable_diffusion_alphas()), Stratified(Uniform())])
+def test_less_than_one_timestep_cannot_be_drawn(sampler):
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least one timestep"):
+            sampler.sample(n, generator())
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, float("inf"), float("nan")])
+def test_optimizers_refuse_numbers_that_cannot_descend(number):
+    for make in (ZOSGD, ZOAdam, lambda eps: ZOAdam(eps=eps)):
+        with pytest.raises(ValueError, match="positive and finite"):
+            make(number)
+    for beta in ("beta1", "beta2"):
+        with pytest.raises(ValueError, match="below 1"):
+            ZOAdam(**{beta: number or 1.0})
+    with pytest.raises(ValueError, match="at least one direction"):
+        ZOAdam.authors(0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 10), (10, 10), (900, 500), (0, 1001)])

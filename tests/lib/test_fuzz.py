@@ -1,0 +1,327 @@
+"""A thousand odd inputs: each ends in a result or in an error that zoti raised itself and that says what to do.
+
+The examples are the same in every run (derandomised), so that a failure is one to mend and not one to run again.
+"""
+
+import copy
+import io
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import zoti
+from tests.conftest import random_pipeline
+from tests.lib.test_invert import noise_images, problem
+from zoti import (
+    ZOSGD,
+    AuthorsZOAdam,
+    ConceptToken,
+    Config,
+    DenoisingLoss,
+    Guided,
+    PartialUniform,
+    RandomSubspace,
+    SNRWeighted,
+    Stratified,
+    SubspaceGradient,
+    Uniform,
+    ZOAdam,
+    cache_latents,
+    guided,
+    invert,
+    load_images,
+    one_point,
+    quantize_,
+    rge,
+    spsa,
+)
+
+CLEAR = (ValueError, FileNotFoundError, FloatingPointError)
+usual, near = st.sampled_from([1e-3, 5e-3, 0.5]), st.integers(2, 4)
+numbers = usual | usual | usual | usual | st.floats()  # mostly fit, or nothing would get past the first check
+counts = near | near | near | near | st.integers(-2, 6)
+wholes = st.integers(-(2**70), 2**70) | counts
+
+
+def fuzz(examples: int):
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    )
+
+
+@contextmanager
+def a_result_or_a_clear_error() -> Iterator[None]:
+    try:
+        yield
+    except CLEAR as error:
+        raiser = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        assert raiser.parent == Path(zoti.__file__).parent, f"{raiser} raised this, zoti only let it pass: {error!r}"
+        assert len(str(error).split()) > 5, f"says too little: {error!r}"
+
+
+@pytest.fixture(scope="module")
+def objective() -> Iterator[DenoisingLoss]:
+    """One small problem for all; whatever was tried, its weights and vocabulary are what they were."""
+    made = problem(random_pipeline())
+    networks = (made.pipe.unet, made.pipe.vae, made.pipe.text_encoder)
+    before, words = copy.deepcopy([n.state_dict() for n in networks]), len(made.pipe.tokenizer)
+    yield made
+    for network, weights in zip(networks, before, strict=True):
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    assert len(made.pipe.tokenizer) == words
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@st.composite
+def configs(draw) -> Config:
+    estimator = draw(st.sampled_from([rge, spsa, one_point, None])) or Guided(draw(counts), draw(numbers))
+    optimizer = draw(st.sampled_from([ZOSGD, ZOAdam, ZOAdam, AuthorsZOAdam]))(draw(numbers))
+    tau, nu, keep = draw(counts), draw(numbers), draw(st.none() | counts)
+    subspace = draw(st.sampled_from([SubspaceGradient, RandomSubspace]))(tau, nu, draw(st.booleans()), keep)
+    return Config(
+        *(draw(counts), draw(counts), draw(numbers), draw(counts)),
+        estimator=estimator,
+        directions=draw(st.sampled_from(["gaussian", "gaussian", "rademacher", "orthogonal", "up"])),
+        optimizer=optimizer,
+        subspace=draw(st.sampled_from([subspace, None])),
+        seed=draw(counts | counts | wholes),
+    )
+
+
+@fuzz(160)
+@given(data=st.data())
+def test_configs_of_any_numbers(objective, data):
+    with a_result_or_a_clear_error():
+        config = data.draw(configs())
+        for step in invert(objective, config, every=data.draw(counts)):
+            assert torch.isfinite(step.theta).all()
+
+
+@fuzz(40)
+@given(data=st.data(), lr=st.floats(1e-6, 1e30), mu=st.floats(1e-30, 1e30), tau=st.integers(2, 4), n=near, batch=near)
+def test_configs_that_can_be_but_hardly_should(objective, data, lr, mu, tau, n, batch):
+    estimator = data.draw(st.sampled_from([rge, spsa, one_point, Guided(2)]))
+    optimizer = data.draw(st.sampled_from([ZOSGD(lr), ZOAdam(lr), AuthorsZOAdam(lr, n=n)]))
+    subspace = data.draw(st.sampled_from([SubspaceGradient(tau), RandomSubspace(tau), None]))
+    with a_result_or_a_clear_error():
+        for step in invert(objective, Config(5, n, mu, batch, estimator, optimizer=optimizer, subspace=subspace)):
+            assert torch.isfinite(step.theta).all()
+
+
+shapes = st.just([1, 4]) | st.just([1, 4]) | st.lists(st.integers(0, 5), max_size=4)
+
+
+@fuzz(120)
+@given(
+    shape=shapes,
+    n=counts,
+    mu=numbers,
+    alpha=numbers,
+    kind=st.text(max_size=3),
+    past=shapes | st.just([3, 1, 4]),
+    out=st.integers(0, 5),
+)
+def test_estimators_of_any_numbers(shape, n, mu, alpha, kind, past, out):
+    losses = [lambda t: t, lambda t: t.sum(), lambda t: t.flatten(1).sum(1)[1:]]
+    losses += [lambda t: t.flatten(1).square().sum(1)] * 3
+    theta = torch.ones(shape)
+    for estimator in (rge, spsa, one_point):
+        for directions in ("gaussian", "orthogonal", kind):
+            with a_result_or_a_clear_error():
+                estimator(losses[out], theta, n, mu, generator=generator(), directions=directions)
+    with a_result_or_a_clear_error():
+        guided(losses[out], theta, n, mu, generator=generator(), history=torch.ones(past), alpha=alpha)
+
+
+@fuzz(60)
+@given(lr=numbers, beta1=numbers, beta2=numbers, eps=numbers, n=counts, scale=numbers)
+def test_optimizers_of_any_numbers(lr, beta1, beta2, eps, n, scale):
+    for make in (lambda: ZOSGD(lr), lambda: ZOAdam(lr, beta1, beta2, eps), lambda: AuthorsZOAdam(lr, n=n)):
+        with a_result_or_a_clear_error():
+            optimizer, theta = make(), torch.ones(1, 4)
+            state = optimizer.init(theta)
+            for _ in range(3):
+                theta, state = optimizer.update(scale * torch.arange(4.0)[None], theta, state)
+            assert theta.shape == (1, 4)
+
+
+@fuzz(80)
+@given(
+    tau=counts,
+    nu=numbers,
+    keep=st.none() | counts,
+    standardise=st.booleans(),
+    seed=wholes,
+    path=st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), max_size=12),
+)
+def test_subspaces_of_any_numbers_on_any_path(tau, nu, keep, standardise, seed, path):
+    for make in (
+        lambda: SubspaceGradient(tau, nu, standardise, keep),
+        lambda: RandomSubspace(tau, nu, standardise, keep, seed),
+    ):
+        with a_result_or_a_clear_error():
+            subspace = make()
+            state = subspace.init(torch.ones(1, 3))
+            for theta in path:
+                state = subspace.observe(torch.tensor([theta]), state)
+            grad, share = subspace.project(torch.ones(1, 3), state)
+            assert grad.shape == (1, 3)
+            assert -1e-6 <= share <= 1 + 1e-6
+
+
+@fuzz(80)
+@given(low=wholes, high=wholes, total=st.integers(-1, 1000), n=counts, alphas=st.lists(numbers, max_size=5))
+def test_timesteps_of_any_numbers(low, high, total, n, alphas):
+    for make in (
+        lambda: PartialUniform(low, high, total),
+        lambda: PartialUniform(low % 20, high % 20, total),
+        lambda: Uniform(total),
+        lambda: SNRWeighted(torch.tensor(alphas)),
+        lambda: SNRWeighted(torch.tensor(sorted(alphas, reverse=True))),
+    ):
+        with a_result_or_a_clear_error():
+            sampler = make()
+            assert torch.isfinite(sampler.probabilities).all()
+            for sample in (sampler.sample, Stratified(sampler).sample):
+                t = sample(n, generator())
+                assert t.shape == (n,)
+                assert (sampler.probabilities[t] > 0).all()
+
+
+odd = ["<new>", "teapot", "a {} {}", "{}", "<cat> <cat>", "{0}", "</w>", "a \x00 {}"]
+text = st.text(max_size=12) | st.sampled_from(odd)
+captions_that_fit = st.lists(text.map("a {} ".__add__), min_size=3, max_size=3)
+
+
+@fuzz(120)
+@given(
+    word=text | st.just("<mine>") | st.just("sks"),
+    initializer=text | st.just("cat"),
+    vectors=counts,
+    captions=st.lists(text, max_size=4) | captions_that_fit | captions_that_fit,
+)
+def test_any_words_and_captions(objective, word, initializer, vectors, captions):
+    pipe = copy.copy(objective.pipe)
+    pipe.tokenizer, pipe.text_encoder = map(copy.deepcopy, (pipe.tokenizer, pipe.text_encoder))
+    vocabulary, before = len(pipe.tokenizer), pipe.text_encoder.get_input_embeddings().weight.clone()
+    token = None
+    with a_result_or_a_clear_error():
+        token = ConceptToken(pipe, word, initializer, vectors)
+    table = pipe.text_encoder.get_input_embeddings().weight
+    assert torch.equal(table[:vocabulary], before)
+    assert len(pipe.tokenizer) == len(table) == vocabulary + (vectors if token else 0)
+    if token:
+        with a_result_or_a_clear_error():
+            loss = DenoisingLoss(pipe, token, objective.latents, captions, PartialUniform(300, 900))
+            assert torch.isfinite(next(invert(loss, Config(steps=1, subspace=None))).theta).all()
+
+
+@fuzz(40)
+@given(shape=shapes, scale=numbers, kind=st.sampled_from([torch.float16, torch.float64, torch.int64]))
+def test_thetas_of_any_shape(objective, shape, scale, kind):
+    with a_result_or_a_clear_error():
+        next(invert(objective, Config(), theta=(scale if kind != torch.int64 else 1) * torch.ones(shape, dtype=kind)))
+    with a_result_or_a_clear_error():
+        next(invert(objective, Config(), theta=scale * torch.ones(1, 32)))
+
+
+def damage(draw, good: bytes) -> bytes:
+    """Bytes cut off, overwritten, inserted or left out, anywhere, headers as often as the rest."""
+    at = draw(st.integers(0, len(good)) | st.integers(0, 200))
+    new = draw(st.binary(max_size=8))
+    return draw(st.sampled_from([good[:at], good[:at] + new + good[at + len(new) :], good[:at] + new + good[at:]]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(objective, folder) -> bytes:
+    list(invert(objective, Config(steps=5, subspace=SubspaceGradient(3)), checkpoint=folder / "good"))
+    return (folder / "good").read_bytes()
+
+
+@fuzz(180)
+@given(data=st.data())
+def test_checkpoints_damaged_anywhere(objective, folder, checkpoint, data):
+    path, bad = folder / "run.safetensors", damage(data.draw, checkpoint)
+    path.write_bytes(bad)
+    with a_result_or_a_clear_error():
+        steps = list(invert(objective, Config(steps=5, subspace=SubspaceGradient(3)), checkpoint=path))
+        assert bad == checkpoint, "a damaged checkpoint was taken for a good one"
+        assert steps == []
+    assert path.read_bytes() == bad
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, bytes]:
+    written = {}
+    for kind in ("png", "jpeg", "webp", "bmp"):
+        file = io.BytesIO()
+        noise_images(1)[0].save(file, kind, **({"exif": Image.Exif()} if kind == "jpeg" else {}))
+        written[kind] = file.getvalue()
+    return written
+
+
+@fuzz(200)
+@given(data=st.data(), kind=st.sampled_from(["png", "jpeg", "webp", "bmp"]))
+def test_pictures_damaged_anywhere(objective, folder, pictures, data, kind):
+    where = folder / "pictures"
+    where.mkdir(exist_ok=True)
+    for old in where.iterdir():
+        old.unlink()
+    (where / f"a.{kind}").write_bytes(damage(data.draw, pictures[kind]))
+    with a_result_or_a_clear_error():
+        (image,) = load_images(where)
+        assert image.mode == "RGB"
+        if max(image.size) < 500:
+            latents = cache_latents(objective.pipe, [image])
+            assert torch.isfinite(latents.mean).all()
+
+
+@st.composite
+def layers(draw) -> tuple[torch.nn.Module, torch.Tensor]:
+    rows, width, height, bias = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 9)),
+        draw(st.booleans()),
+    )
+    if draw(st.booleans()):
+        return torch.nn.Linear(width, height, bias), torch.ones(rows, width)
+    groups, kernel = draw(near), (draw(near), draw(near))
+    options = {"stride": draw(near), "padding": draw(st.integers(0, 3)), "dilation": draw(near), "groups": groups}
+    if draw(st.integers(0, 9)) == 0:
+        options |= {"stride": 1, "padding": draw(st.sampled_from(["same", "valid"]))}
+    if draw(st.integers(0, 9)) == 0:
+        options["padding_mode"] = draw(st.sampled_from(["reflect", "circular"]))
+    layer = torch.nn.Conv2d(groups * draw(near), groups * draw(near), kernel, bias=bias, **options)
+    return layer, torch.ones(rows, layer.in_channels, 12 + width, 12 + height)
+
+
+@fuzz(120)
+@given(
+    made=layers(), weights=st.sampled_from(["int8", "int4", "nf4", "llm_int8", "int2"]), scale=st.sampled_from([0, 1])
+)
+def test_layers_of_odd_shapes(made, weights, scale):
+    layer, x = made
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+        before = layer.weight.clone()
+        with a_result_or_a_clear_error():
+            quantized = quantize_(torch.nn.Sequential(layer), weights)
+            assert quantized(x).shape == layer(x).shape
+            assert torch.isfinite(quantized(x)).all()
+    assert torch.equal(layer.weight, before)

@@ -1,0 +1,91 @@
+"""The state of a run is data: a few small tensors in one file, from which the run goes on bit by bit."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a run that remembers: its state is made by `init`, renewed by `observe`, and kept nowhere else."""
+
+    def init(self, theta: Tensor, /) -> State: ...
+
+    def observe(self, seen: Tensor, state: State, /) -> State: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run knows between two steps; nothing else decides the next one."""
+
+    theta: Tensor  # (k, d)
+    chance: Tensor  # the generator's state, uint8
+    states: dict[str, State]  # what "optimizer", "subspace" and "estimator" remember, {} where nothing
+    index: int = 0  # steps done
+    evaluations: int = 0
+
+
+def save_checkpoint(path: Path, config: str, run: Run) -> None:
+    """Write a run as safetensors: to a file beside it, to the disk, then over the old one in one move."""
+    tensors = {"theta": run.theta, "chance": run.chance}
+    tensors |= {f"{part}.{name}": held for part, state in run.states.items() for name, held in state.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    facts = {"config": config, "index": str(run.index), "evaluations": str(run.evaluations)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    save_file(tensors, draft, metadata=facts | {"seal": _seal(tensors, facts)})
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load_checkpoint(path: Path, config: str, start: Run) -> Run:
+    """Read a run back; `start`, the run at its beginning, says which shape and device it must have.
+
+    Raises ValueError for a file that is damaged in any byte, or that belongs to another config or another word.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = dict(file.metadata())
+            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        if facts.pop("seal") != _seal(tensors, facts):
+            raise ValueError("its checksum does not match")
+        theta, chance = tensors.pop("theta"), tensors.pop("chance")
+        stored, index, evaluations = facts["config"], int(facts["index"]), int(facts["evaluations"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint; delete it to start again ({error})") from error
+    if stored != config:
+        raise ValueError(
+            f"{path} belongs to another run:\n  there: {stored}\n  here:  {config}\n"
+            "give this run another path, or the same config"
+        )
+    if theta.shape != start.theta.shape:
+        raise ValueError(
+            f"{path} holds a token of shape {tuple(theta.shape)}, this word has {tuple(start.theta.shape)}; "
+            "give this run another path"
+        )
+    states: dict[str, State] = {part: {} for part in start.states}
+    for name, tensor in tensors.items():
+        part, _, what = name.partition(".")
+        states[part][what] = tensor.to(start.theta.device)
+    return Run(theta.to(start.theta.device), chance, states, index, evaluations)
+
+
+def _seal(tensors: State, facts: dict[str, str]) -> str:
+    """A checksum of everything in the file: safetensors has none, and one wrong bit would go on as a wrong number."""
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
