@@ -8,11 +8,14 @@ import argparse
 import json
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import torch
 from artwork import BUILD, CONCEPTS, HERE
 from diffusers import StableDiffusionPipeline
+from engine import PROCESSES
 from PIL import Image
 from train_judges import pixel_values
 from train_vae import to_tensor
@@ -22,7 +25,7 @@ from world import COLOURS, SETTINGS, World, caption
 from zoti import ConceptToken, DenoisingLoss, Uniform, cache_latents, load_pipeline
 from zoti.baselines import textual_inversion
 from zoti.data import load_subject
-from zoti.metrics import Metrics, mean_cosine
+from zoti.metrics import Metrics, inter_cosine, mean_cosine
 
 DATA = HERE.parent
 SEEDS = (101, 102, 103)  # no training batch was drawn from these
@@ -78,27 +81,24 @@ def recognise(judge, pictures: list[np.ndarray]) -> list[tuple[str, str, str]]:
     ]
 
 
-def inversion(names: list[str]) -> dict[str, dict[str, float]]:
+def inversion(name: str) -> dict[str, dict[str, float]]:
     """How far textual inversion with backpropagation comes, from the class word (0) to truth's own likeness (1)."""
     metrics, way = Metrics.load(), {}
-    for name in names:
-        subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
-        token = ConceptToken(pipe, "<new>", subject.class_word)
-        latents = cache_latents(pipe, subject.references)
-        objective = DenoisingLoss(pipe, token, latents, subject.captions, Uniform())
-        *_, last = textual_inversion(objective, steps=500)
-        prompts, features = subject.truth_captions, {}
-        for word, theta in (("class", token.initial), ("learned", last.theta)):
-            token.write(theta)
-            features[word] = paint(pipe, [p.replace("{}", "<new>") for p in prompts], seed=0)
-        for metric, alike in (("dino", metrics.dino_features), ("clip_i", metrics.clip_features)):
-            truth = alike(subject.truth)
-            scores = {word: mean_cosine(alike(images), truth) for word, images in features.items()}
-            n = len(truth)
-            scores["truth"] = (mean_cosine(truth, truth) * n - 1) / (n - 1)
-            scores["way"] = (scores["learned"] - scores["class"]) / (scores["truth"] - scores["class"])
-            way[f"{name}/{metric}"] = {k: round(v, 4) for k, v in scores.items()}
-        print(name, way[f"{name}/dino"], way[f"{name}/clip_i"], flush=True)
+    subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
+    token = ConceptToken(pipe, "<new>", subject.class_word)
+    latents = cache_latents(pipe, subject.references)
+    objective = DenoisingLoss(pipe, token, latents, subject.captions, Uniform())
+    *_, last = textual_inversion(objective, steps=500)
+    prompts, painted = subject.truth_captions, {}
+    for word, theta in (("class", token.initial), ("learned", last.theta)):
+        token.write(theta)
+        painted[word] = paint(pipe, [p.replace("{}", "<new>") for p in prompts], seed=0)
+    for metric, alike in (("dino", metrics.dino_features), ("clip_i", metrics.clip_features)):
+        truth = alike(subject.truth)
+        scores = {word: mean_cosine(alike(images), truth) for word, images in painted.items()}
+        scores["truth"] = inter_cosine(truth)
+        scores["way"] = (scores["learned"] - scores["class"]) / (scores["truth"] - scores["class"])
+        way[f"{name}/{metric}"] = {k: round(v, 4) for k, v in scores.items()}
     return way
 
 
@@ -152,7 +152,12 @@ def main() -> None:
             "guidance": args.guidance,
             **{k: spread([r[0][k] for r in runs]) for k in ("concept", "colour", "setting")},
         }
-        ways = inversion(sorted(p.name for p in (DATA / "subjects").iterdir()))
+        names, ways = sorted(p.name for p in (DATA / "subjects").iterdir()), {}
+        # a process a core, a thread a process: small networks are bound by dispatch
+        with ProcessPoolExecutor(PROCESSES, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            for way in pool.map(inversion, names):
+                print(way, flush=True)
+                ways |= way
         figures |= {"inversion": ways} | {
             f"way_{m}": spread([w["way"] for k, w in ways.items() if k.endswith(m)]) for m in ("dino", "clip_i")
         }

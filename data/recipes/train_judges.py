@@ -150,8 +150,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
     make, steps, batch = {
-        "clip": (make_clip, 350, 96),
-        "dino": (make_dino, 300, 64),
+        "clip": (make_clip, 700, 96),
+        "dino": (make_dino, 600, 64),
         "classifier": (make_classifier, 900, 32),
     }[args.which]
     train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)
