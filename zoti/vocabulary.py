@@ -28,7 +28,7 @@ class Vocabulary:
 
     def meaning(self, text: str) -> Tensor:
         """(1, width) the mean vector of the text's tokens. Raises ValueError for an empty text."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self._ids(text, add_special_tokens=False)
         if not ids:
             raise ValueError("the initializer is empty; give a word the model knows, such as 'teapot'")
         return self.table.detach()[torch.tensor(ids)].float().mean(0, keepdim=True)
@@ -69,7 +69,13 @@ class Vocabulary:
     def ids(self, text: str) -> list[int]:
         """Token ids (L,), padded or cut to the encoder's length."""
         length = self.tokenizer.model_max_length
-        ids: list[int] = self.tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
+        return self._ids(text, padding="max_length", max_length=length, truncation=True)
+
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        try:
+            ids: list[int] = self.tokenizer(text, **options).input_ids
+        except TypeError as error:  # half of a character of two code units
+            raise ValueError(f"{text!r} is no text that could be written to a file; type it again ({error})") from error
         return ids
 
     def read(self, ids: Tensor, word: list[int], theta: Tensor, **options: bool) -> Any:

@@ -198,7 +198,7 @@ def test_timesteps_of_any_numbers(low, high, total, n, alphas):
                 assert (sampler.probabilities[t] > 0).all()
 
 
-odd = ["<new>", "teapot", "a {} {}", "{}", "<cat> <cat>", "{0}", "</w>", "a \x00 {}"]
+odd = ["<new>", "teapot", "a {} {}", "{}", "<cat> <cat>", "{0}", "</w>", "a \x00 {}", "\ud800 {}"]
 text = st.text(max_size=12) | st.sampled_from(odd)
 captions_that_fit = st.lists(text.map("a {} ".__add__), min_size=3, max_size=3)
 
