@@ -38,7 +38,7 @@ def test_pictures_are_lossless_and_pixelated():
         html = picture(image, "noise", width=96)
         assert (pixels(html) == noise).all()
         for part in ("width:96px", "pixelated", 'class="dark-light"'):
-            assert part in html.markup
+            assert part in html._repr_html_()
 
 
 def test_figures_are_sharp_smooth_and_closed():

@@ -205,6 +205,7 @@ def test_parameters_of_the_published_models():
     }
 
 
+@pytest.mark.slow
 def test_an_architecture_from_the_folder_of_a_pipeline(tmp_path):
     for part, config in {
         "unet": {"_class_name": "UNet2DConditionModel", "sample_size": 8, "in_channels": 32, "out_channels": 32,
@@ -249,6 +250,7 @@ def test_stable_diffusion_to_a_hundredth(gigabytes, scenario, options):
     assert scenario(**options).peak.total / 1e9 == pytest.approx(gigabytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_scenario_is_the_same_every_time():
     first, second = zeroth_order(), zeroth_order()
     assert first.peaks == second.peaks

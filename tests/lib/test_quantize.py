@@ -199,6 +199,12 @@ def test_bytes_are_counted_by_what_they_mean(kind, linear, codes, scales):
     assert not any(isinstance(v, torch.Tensor) for m in net[:2] for v in vars(m).values())
 
 
+def test_tied_weights_are_counted_once():
+    words, scores = nn.Embedding(30, 8), nn.Linear(8, 30, bias=False)
+    scores.weight = words.weight
+    assert footprint(nn.Sequential(words, scores)) == {"float32": 4 * 240, "total": 4 * 240}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantized_net_loads_its_own_state(kind):
     a, b = (quantize_(nn.Sequential(nn.Linear(36, 7), nn.Conv2d(1, 2, 3)), kind) for _ in range(2))
