@@ -76,7 +76,7 @@ def dreambooth(
         began = time.perf_counter()
         for index in range(1, steps + 1):
             losses = torch.stack([term(term.token.initial[None], term.draw(generator))[0] for term in terms])
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()
             adam.step()
             adam.zero_grad()
             seconds = time.perf_counter() - began
@@ -160,7 +160,7 @@ def forward_gradient(
         e = _directions(theta, n, mu, generator, directions)
         with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             at = theta.detach().expand_as(e).clone()
-            losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))  # type: ignore[no-untyped-call]
+            losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))
     if slopes is None:
         raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
     return Estimate(_average(slopes, e), losses[0], slopes, n)

@@ -42,9 +42,9 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     source = PRESETS[str(name_or_path)].source if name_or_path in PRESETS else str(name_or_path)
     # a bar of loading parts litters a notebook
     diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     try:
-        pipe: Pipeline = DiffusionPipeline.from_pretrained(source)  # type: ignore[no-untyped-call]
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source)
     except OSError as error:
         raise ValueError(
             f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "

@@ -69,9 +69,7 @@ def _record(network: nn.Module, tensors: list[Tensor]) -> Any:
         # that shapes become constants, as they may; and that PyTorch would rather compile, which takes a minute
         warnings.simplefilter("ignore")
         try:
-            recording = torch.jit.trace(  # type: ignore[no-untyped-call]
-                network, tuple(torch.zeros_like(x) for x in tensors), check_trace=False
-            )
+            recording = torch.jit.trace(network, tuple(torch.zeros_like(x) for x in tensors), check_trace=False)
             return recording if torch.equal(_play(recording, tensors), network(*tensors)) else None
         except Exception:  # whatever the reason, it costs speed alone: the network itself will be called, and may raise
             return None

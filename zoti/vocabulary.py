@@ -57,7 +57,7 @@ class Vocabulary:
         rows[: len(old)] = old
         rows[first : first + len(vectors)] = vectors.to(old)
         freeze = not self.table.requires_grad
-        table: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze)  # type: ignore[no-untyped-call]
+        table: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze)
         return table
 
     def add(self, words: list[str], table: nn.Embedding) -> None:

@@ -86,9 +86,7 @@ def make(rank: int, batch: int, decoder: bool):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument(
-        "--decoder", action="store_true", help="polish the decoder; latents stay what they are"
-    )
+    parser.add_argument("--decoder", action="store_true", help="polish the decoder; latents stay what they are")
     args = parser.parse_args()
     name, lr = ("vae_decoder", 7e-4) if args.decoder else ("vae", 1.5e-3)
     train(name, make, steps=args.steps, lr=lr, batch=8, decoder=args.decoder)

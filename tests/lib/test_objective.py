@@ -174,7 +174,7 @@ def test_candidates_go_in_chunks_of_at_most_max_batch(pipe, max_batch, chunks):
 def test_the_network_answers_as_often_as_the_run_counts(pipe, config, candidates):
     objective, rows = problem(pipe, after=2), []
     network = objective.predict
-    objective.predict = lambda z, *args: rows.append(len(z)) or network(z, *args)
+    objective.predict = lambda z, *t, **told: rows.append(len(z)) or network(z, *t, **told)
     last = list(invert(objective, config))[-1]
     assert rows == [candidates] * 5
     assert last.evaluations == sum(rows)
