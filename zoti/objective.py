@@ -43,13 +43,15 @@ class DenoisingLoss:
     >>> from zoti.data import load_subject
     >>> pipe, penguin = load_pipeline(), load_subject("penguin")
     >>> token = ConceptToken(pipe, "<it>", "penguin")
-    >>> latents, puts = cache_latents(pipe, penguin.references), PartialUniform(500, 900)
+    >>> latents = cache_latents(pipe, penguin.references)
+    >>> puts = PartialUniform(500, 900)
     >>> loss = DenoisingLoss(pipe, token, latents, penguin.captions, puts)
-    >>> theta = torch.stack([token.initial, token.vocabularies[0].meaning("teapot")])
+    >>> teapot = token.vocabularies[0].meaning("teapot")
+    >>> theta = torch.stack([token.initial, teapot])
     >>> loss(theta, loss.draw(torch.Generator().manual_seed(0))).shape
     torch.Size([2])
     >>> bank = loss.bank(8, torch.Generator().manual_seed(0))
-    >>> loss.mean(theta, bank).argmin()  # these are pictures of a penguin, no teapot
+    >>> loss.mean(theta, bank).argmin()  # these are pictures of a penguin
     tensor(0)
     """
 

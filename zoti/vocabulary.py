@@ -30,7 +30,7 @@ class Vocabulary:
     32
     >>> vocabulary.check(["teapot"])
     Traceback (most recent call last):
-    ValueError: 'teapot' is already in the vocabulary; choose another word, such as <my-teapot>
+    ValueError: 'teapot' is already in the vocabulary; choose another word, ...
     """
 
     #: a CLIPTokenizer
