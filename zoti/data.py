@@ -11,10 +11,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 _PACKAGED, _CHECKOUT = Path(__file__).parent / "_data", Path(__file__).parent.parent / "data"
-#: where tiny-sd, the subjects and the styles live: inside the installed package, or beside it in a checkout
+#: Where tiny-sd, the subjects and the styles live: inside the installed package, or beside it in a checkout
 DATA = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
 #: a StableDiffusionPipeline or StableDiffusionXLPipeline; to a type checker Any, for its parts are added at run time
 Pipeline = Any
+#: What a picture's file may end in, in capitals or small letters.
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -22,6 +23,12 @@ def load_images(folder: str | Path) -> list[Image.Image]:
     """Every picture of a folder as RGB, sorted by name.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or with an unreadable one.
+
+    >>> images = load_images(DATA / "subjects" / "teapot" / "references")
+    >>> [(image.mode, image.size) for image in images[:2]]
+    [('RGB', (64, 64)), ('RGB', (64, 64))]
+    >>> ".webp" in EXTENSIONS, ".gif" in EXTENSIONS
+    (True, False)
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -41,13 +48,30 @@ def load_images(folder: str | Path) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to learn a word for: five references with captions, and what the world knows to be true of it."""
+    """Something to learn a word for: five references with captions, and what the world knows to be true of it.
+
+    Your own needs no truth, which only judges:
+
+    >>> photo = Image.new("RGB", (64, 64), "teal")
+    >>> mug = Subject("my-mug", "mug", [photo], ["a {} on a table"], [], [])
+    >>> mug.captions[0].format("<my-mug>")
+    'a <my-mug> on a table'
+
+    Pictures that nobody described have templates, by the kind of word:
+
+    >>> OBJECT_TEMPLATES[0], STYLE_TEMPLATES[0]
+    ('a photo of a {}', 'a picture in the style of {}')
+    """
 
     name: str
+    #: what it is one of, in a word that the model knows
     class_word: str
     references: list[Image.Image]
-    captions: list[str]  # "a {} in the snow": the gap is for the word
-    truth: list[Image.Image]  # the same subject where the references never showed it
+    #: one a reference: "a {} in the snow", where the gap is for the word
+    captions: list[str]
+    #: the same subject where the references never showed it
+    truth: list[Image.Image]
+    #: one a picture of the truth, with a gap too
     truth_captions: list[str]
 
 
@@ -55,6 +79,13 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
     """One of data/subjects (kind='subjects') or data/styles (kind='styles') by name.
 
     Raises ValueError that lists the names there are.
+
+    >>> cat = load_subject("cat")
+    >>> len(cat.references), len(cat.captions), len(cat.truth)
+    (5, 5, 24)
+    >>> load_subject("monet", "styles")
+    Traceback (most recent call last):
+    ValueError: no style 'monet'; there are emojione, openmoji
     """
     folder = DATA / kind / name
     if not (folder / "subject.json").exists():
@@ -71,7 +102,7 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
 #: kind), in words that tiny-sd knows too. One a picture: `OBJECT_TEMPLATES[: len(images)]`. Describing all but the
 #: subject, as `Subject.captions` do, teaches a cleaner word.
 OBJECT_TEMPLATES = ["a photo of a {}", "a rendering of a {}", "an illustration of a {}", "a picture of a {}", "a {}"]
-#: the same where the word is to mean a style
+#: The same where the word is to mean a style.
 STYLE_TEMPLATES = [
     "a picture in the style of {}",
     "a rendering in the style of {}",
@@ -83,7 +114,13 @@ STYLE_TEMPLATES = [
 
 @dataclass(frozen=True)
 class Latents:
-    """The VAE's answer for every picture, as distributions: mean and std (n, c, h, w), already scaled for the U-Net."""
+    """The VAE's answer for every picture, as distributions: mean and std (n, c, h, w), already scaled for the U-Net.
+
+    >>> latents = Latents(torch.zeros(5, 4, 8, 8), torch.ones(5, 4, 8, 8))
+    >>> chance = torch.Generator().manual_seed(0)
+    >>> len(latents), latents.sample(torch.tensor([0, 0, 3]), chance).shape
+    (5, torch.Size([3, 4, 8, 8]))
+    """
 
     mean: Tensor
     std: Tensor
@@ -107,6 +144,11 @@ def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
     """Encode every picture once, centre-cropped to the model's size. After this, training needs no VAE.
 
     (The authors' script encodes at every step: 30,000 encodings of five pictures.) Raises ValueError for no images.
+
+    >>> from zoti import load_pipeline
+    >>> latents = cache_latents(load_pipeline(), load_subject("cat").references)
+    >>> latents.mean.shape
+    torch.Size([5, 32, 8, 8])
     """
     if not images:
         raise ValueError("no images to encode; load_images(folder) reads them from a folder")

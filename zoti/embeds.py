@@ -14,13 +14,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-SDXL = ("clip_l", "clip_g")  # the encoders, in the order of the pipeline
-NAMELESS = {"emb_params", "clip_l", "clip_g", "*"}  # keys that are no word; "*" is what AUTOMATIC1111's pickles hold
+#: The keys of SDXL's encoders, in the order of the pipeline.
+SDXL = ("clip_l", "clip_g")
+#: Keys that are no word; "*" is what AUTOMATIC1111's pickles hold.
+NAMELESS = {"emb_params", "clip_l", "clip_g", "*"}
+#: What files end in that can run a program when opened, and so never are.
 PICKLES = {".pt", ".bin", ".ckpt", ".pth", ".pkl"}
 
 
 def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
-    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32."""
+    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "pot.safetensors"
+    ...     _ = save_embeds(path, "<pot>", [torch.zeros(1, 768), torch.zeros(1, 1280)])
+    ...     with safe_open(path, "pt") as file:
+    ...         set(file.keys()) == set(SDXL), file.metadata()
+    (True, {'word': '<pot>'})
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = [part.detach().float().cpu().contiguous() for part in parts]
     keys = [word] if len(tensors) == 1 else SDXL
@@ -33,6 +45,15 @@ def load_embeds(path: str | Path) -> tuple[str, list[Tensor]]:
 
     The word is the key, or the metadata's, or else the file's name. Raises FileNotFoundError where there is no file;
     ValueError for a pickle, which is never opened, a damaged file, several words, or tensors that are no vectors.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "pot.safetensors"
+    ...     save_file({"emb_params": torch.tensor([0.0, 0.5, 1.0])}, path)  # kohya's
+    ...     load_embeds(path)
+    ('pot', [tensor([[0.0000, 0.5000, 1.0000]])])
+    >>> "emb_params" in NAMELESS, ".pt" in PICKLES
+    (True, True)
     """
     path = Path(path)
     path = path / "learned_embeds.safetensors" if path.is_dir() else path

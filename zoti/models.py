@@ -14,16 +14,28 @@ from zoti.quantize import quantize_
 
 @dataclass(frozen=True)
 class Preset:
-    """Where a model is and which hyperparameters the paper (for tiny-sd: this book) found for it."""
+    """Where a model is and which hyperparameters the paper (for tiny-sd: this book) found for it.
 
+    >>> mine = Preset("my/folder", mu=1e-3, lr=5e-3, low=500, high=900, steps=2000)
+    >>> mine.high - mine.low  # timesteps to draw from
+    400
+    """
+
+    #: a folder, or an id on Hugging Face's hub
     source: str
+    #: how far along a direction an estimate asks for the loss (ZOODiP Eq. 3)
     mu: float
+    #: the optimizer's learning rate
     lr: float
+    #: the first timestep that is drawn (Eq. 9)
     low: int
+    #: the first above that is not
     high: int
+    #: how many updates a word takes
     steps: int
 
 
+#: The models this book speaks of, by the names `load_pipeline` knows.
 PRESETS = {
     "tiny-sd": Preset(str(DATA / "tiny-sd"), mu=1e-3, lr=5e-3, low=500, high=900, steps=1000),
     "sd1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5", mu=1e-3, lr=5e-3, low=500, high=900, steps=30_000),
@@ -38,6 +50,12 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     name_or_path: a key of PRESETS, a folder, or a hub id; of Stable Diffusion or SDXL. weights: a kind `quantize_`
     knows, or 'none' for full precision. Uses the GPU where there is one. Raises ValueError for a path that holds no
     pipeline, or one of another kind.
+
+    >>> pipe = load_pipeline("tiny-sd", weights="int4")
+    >>> pipe.unet.conv_in.kind, any(p.requires_grad for p in pipe.unet.parameters())
+    ('int4', False)
+    >>> [(name, preset.steps) for name, preset in PRESETS.items()]
+    [('tiny-sd', 1000), ('sd1.5', 30000), ('sd2.1', 30000), ('sdxl', 20000)]
     """
     source = PRESETS[str(name_or_path)].source if name_or_path in PRESETS else str(name_or_path)
     # a bar of loading parts litters a notebook

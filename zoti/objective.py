@@ -14,12 +14,22 @@ from zoti.tokens import ConceptToken
 
 @dataclass(frozen=True)
 class Draw:
-    """All chance in one evaluation: which picture, at which time, under which noise."""
+    """All chance in one evaluation: which picture, at which time, under which noise.
 
+    >>> z = torch.zeros(1, 4, 8, 8)
+    >>> draw = Draw(image=0, t=torch.tensor([700]), z=z, noise=torch.ones_like(z))
+    >>> draw.t
+    tensor([700])
+    """
+
+    #: the picture's number
     image: int
-    t: Tensor  # (1,) int64
-    z: Tensor  # (1, c, h, w) clean latent
-    noise: Tensor  # (1, c, h, w)
+    #: (1,) int64
+    t: Tensor
+    #: (1, c, h, w) clean latent
+    z: Tensor
+    #: (1, c, h, w)
+    noise: Tensor
 
 
 class DenoisingLoss:
@@ -28,6 +38,21 @@ class DenoisingLoss:
     `draw` fixes the chance, the call is then a deterministic function of theta: one picture, one t, one noise shared
     by all candidates. Works for epsilon and v prediction, by the pipeline's scheduler. `captions` has a {} for the
     word, one per picture (or one for all). Raises ValueError where the captions do not fit.
+
+    >>> from zoti import PartialUniform, cache_latents, load_pipeline
+    >>> from zoti.data import load_subject
+    >>> pipe, penguin = load_pipeline(), load_subject("penguin")
+    >>> token = ConceptToken(pipe, "<it>", "penguin")
+    >>> latents = cache_latents(pipe, penguin.references)
+    >>> puts = PartialUniform(500, 900)
+    >>> loss = DenoisingLoss(pipe, token, latents, penguin.captions, puts)
+    >>> teapot = token.vocabularies[0].meaning("teapot")
+    >>> theta = torch.stack([token.initial, teapot])
+    >>> loss(theta, loss.draw(torch.Generator().manual_seed(0))).shape
+    torch.Size([2])
+    >>> bank = loss.bank(8, torch.Generator().manual_seed(0))
+    >>> loss.mean(theta, bank).argmin()  # these are pictures of a penguin
+    tensor(0)
     """
 
     def __init__(

@@ -8,15 +8,28 @@ from torch import Tensor
 
 
 class Timesteps(Protocol):
-    """A distribution over timesteps: `probabilities` (total,) float64, zero from `high` on, and a way to sample it."""
+    """A distribution over timesteps: `probabilities` (total,) float64, zero from `high` on, and a way to sample it.
+
+    >>> def mean_time(timesteps: Timesteps) -> float:
+    ...     p = timesteps.probabilities
+    ...     return round((p * torch.arange(len(p))).sum().item(), 6)
+    >>> mean_time(Uniform()), mean_time(PartialUniform(500, 900))
+    (499.5, 699.5)
+    """
 
     @property
-    def high(self) -> int: ...
+    def high(self) -> int:
+        """The first timestep from which on none is drawn."""
+        ...
 
     @property
-    def probabilities(self) -> Tensor: ...
+    def probabilities(self) -> Tensor:
+        """Of each timestep: (total,) float64, of sum 1."""
+        ...
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n timesteps, int64 (n,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,10 +37,20 @@ class PartialUniform:
     """Partial Uniform Timestep Sampling, PUTS: t ~ U{low, ..., high - 1} (ZOODiP Eq. 9; low = 500, high = 900).
 
     Raises ValueError unless 0 <= low < high <= total.
+
+    >>> puts = PartialUniform(500, 900)
+    >>> puts.probabilities[[499, 500, 899, 900]]
+    tensor([0.0000, 0.0025, 0.0025, 0.0000], dtype=torch.float64)
+    >>> t = puts.sample(1000, torch.Generator().manual_seed(0))
+    >>> bool((t >= 500).all() and (t < 900).all())
+    True
     """
 
+    #: the first timestep that is drawn
     low: int
+    #: the first above that is not
     high: int
+    #: how many the model knows
     total: int = 1000
 
     def __post_init__(self) -> None:
@@ -39,6 +62,7 @@ class PartialUniform:
 
     @property
     def probabilities(self) -> Tensor:
+        """Of each timestep: (total,) float64."""
         p = torch.zeros(self.total, dtype=torch.float64)
         p[self.low : self.high] = 1 / (self.high - self.low)
         return p
@@ -50,7 +74,11 @@ class PartialUniform:
 
 
 def Uniform(total: int = 1000) -> PartialUniform:
-    """Every timestep alike, as textual inversion trains: the whole range is a partial range too."""
+    """Every timestep alike, as textual inversion trains: the whole range is a partial range too.
+
+    >>> Uniform()
+    PartialUniform(low=0, high=1000, total=1000)
+    """
     return PartialUniform(0, total, total)
 
 
@@ -61,6 +89,9 @@ class SNRWeighted:
     formula is the one its published training script computes. ZOODiP's Table 5 compares PUTS with "SNR-based"
     sampling without printing one. The cleanest timestep is never drawn. alphas_cumprod: (total,) as a scheduler
     holds it, falling with t. Raises ValueError where it leaves (0, 1), as in a zero-terminal-SNR schedule, or rises.
+
+    >>> SNRWeighted(torch.tensor([0.9, 0.5, 0.1])).probabilities
+    tensor([0.0000, 0.3333, 0.6667], dtype=torch.float64)
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
@@ -86,16 +117,23 @@ class Stratified:
 
     Each of the n is distributed as the original's on its own, so averages keep their mean; only the luck of the whole
     handful is less (McKay et al. 1979). One at a time (n = 1) it *is* the original: it serves banks and batches.
+
+    >>> t = Stratified(Uniform()).sample(5, torch.Generator().manual_seed(0))
+    >>> t.sort().values // 200  # one from each fifth
+    tensor([0, 1, 2, 3, 4])
     """
 
+    #: the original
     timesteps: Timesteps
 
     @property
     def high(self) -> int:
+        """The original's."""
         return self.timesteps.high
 
     @property
     def probabilities(self) -> Tensor:
+        """The original's, (total,) float64."""
         return self.timesteps.probabilities
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

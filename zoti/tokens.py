@@ -14,11 +14,19 @@ from zoti.vocabulary import Vocabulary, tidy
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the U-Net is told, for b candidates with p prompts. Stable Diffusion has states only, SDXL all three."""
+    """What the U-Net is told, for b candidates with p prompts. Stable Diffusion has states only, SDXL all three.
 
-    states: Tensor  # (b, p, L, width); SDXL: the penultimate states of both encoders, side by side
-    pooled: Tensor | None = None  # (b, p, projection), from the second encoder
-    time_ids: Tensor | None = None  # (6,): original height, width; the crop's top, left; target height, width
+    >>> told = Conditions(torch.zeros(8, 2, 77, 768))  # 8 candidates, 2 prompts
+    >>> {name: x.shape for name, x in told.of(1).items()}
+    {'encoder_hidden_states': torch.Size([8, 77, 768])}
+    """
+
+    #: (b, p, L, width); SDXL: the penultimate states of both encoders, side by side
+    states: Tensor
+    #: (b, p, projection), from the second encoder
+    pooled: Tensor | None = None
+    #: (6,): original height, width; the crop's top, left; target height, width
+    time_ids: Tensor | None = None
 
     def of(self, prompt: int) -> dict[str, Any]:
         """The U-Net's arguments for one prompt, by number, and all b candidates."""
@@ -37,6 +45,15 @@ class ConceptToken:
     first. Candidates are judged by `encode`, which never writes to the model; `write` makes the final ones part of it.
     Raises ValueError where the word is in the vocabulary, overlaps an added word or has capitals or spaces, where the
     initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was before.
+
+    >>> from zoti import load_pipeline
+    >>> token = ConceptToken(load_pipeline(), "<pot>", "teapot", vectors=2)
+    >>> token.words, token.initial.shape
+    (['<pot>', '<pot>_1'], torch.Size([2, 256]))
+    >>> theta = torch.stack([token.initial, -token.initial, 2 * token.initial])
+    >>> token.encode(theta, ["a <pot>", "a <pot> in the snow"]).states.shape
+    torch.Size([3, 2, 32, 256])
+    >>> token.write(theta[0])  # from now on the pipeline itself can paint a <pot>
     """
 
     def __init__(self, pipe: Pipeline, word: str, initializer: str | Tensor, vectors: int = 1) -> None:

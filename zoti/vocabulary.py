@@ -9,15 +9,33 @@ from torch import Tensor, nn
 
 
 def tidy(word: str) -> str:
-    """The word as CLIP's tokenizers read it: small letters, composed accents; and in one piece, so with no spaces."""
+    """The word as CLIP's tokenizers read it: small letters, composed accents; and in one piece, so with no spaces.
+
+    >>> tidy("My Teapot")
+    'my-teapot'
+    """
     return unicodedata.normalize("NFC", "-".join(word.split()).lower())
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One CLIPTokenizer and its CLIPTextModel (or, in SDXL, the second with a CLIPTextModelWithProjection)."""
+    """One CLIPTokenizer and its CLIPTextModel (or, in SDXL, the second with a CLIPTextModelWithProjection).
 
+    >>> from zoti import load_pipeline
+    >>> pipe = load_pipeline()
+    >>> vocabulary = Vocabulary(pipe.tokenizer, pipe.text_encoder)
+    >>> vocabulary.meaning("a blue teapot").shape  # the mean of three
+    torch.Size([1, 256])
+    >>> len(vocabulary.ids("a blue teapot"))  # padded
+    32
+    >>> vocabulary.check(["teapot"])
+    Traceback (most recent call last):
+    ValueError: 'teapot' is already in the vocabulary; choose another word, ...
+    """
+
+    #: a CLIPTokenizer
     tokenizer: Any
+    #: the text model that reads its ids
     encoder: Any
 
     @property
