@@ -10,8 +10,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import ResNetForImageClassification
 
-from zoti import load_pipeline
+from zoti import ConceptToken, DenoisingLoss, Uniform, cache_latents, load_pipeline
+from zoti.baselines import textual_inversion
 from zoti.data import DATA, load_subject
+from zoti.metrics import Metrics
 
 FACTS = json.loads((DATA / "scenes" / "scenes.json").read_text())
 
@@ -63,7 +65,7 @@ def test_folder_is_a_plain_pipeline_of_at_most_40_mb(tiny):
 
 
 def test_reconstruction_of_scenes_never_trained_on(tiny, scenes):
-    assert psnr(tiny, scenes) >= 25  # the bar is 26: see data/tiny-sd/README.md
+    assert psnr(tiny, scenes) >= 26
 
 
 def test_the_judge_knows_the_real_world(scenes):
@@ -87,6 +89,27 @@ def test_paintings_obey_their_prompts(tiny):
     for i, (kind, bar) in enumerate((("concept", 0.80), ("setting", 0.95), ("colour", 0.85))):
         share = np.mean([ask[i] in names for ask, names in zip(asked, found, strict=True)])
         assert share >= bar, (kind, share)
+
+
+@pytest.mark.slow
+def test_backpropagation_comes_half_way_from_the_class_word_to_the_truth():
+    """On three subjects of the fourteen; the model card has them all, after more steps."""
+    judge, ways = Metrics.load(), []
+    for name in ("teapot", "gift", "octopus"):
+        subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
+        token, latents = ConceptToken(pipe, "<new>", subject.class_word), cache_latents(pipe, subject.references)
+        objective = DenoisingLoss(pipe, token, latents, subject.captions, Uniform())
+        *_, last = textual_inversion(objective, steps=300)
+        scores = []
+        for theta in (token.initial, last.theta):
+            token.write(theta)
+            prompts = [caption.replace("{}", "<new>") for caption in subject.truth_captions]
+            chance = torch.Generator().manual_seed(0)
+            images = pipe(prompts, num_inference_steps=25, guidance_scale=4.0, generator=chance).images
+            scores.append([judge.dino_score(images, subject.truth), judge.clip_i(images, subject.truth)])
+        (start, end), truth = np.array(scores), [judge.dino_inter(subject.truth), judge.clip_inter(subject.truth)]
+        ways.append((end - start) / (truth - start))
+    assert (np.mean(ways, 0) >= 0.5).all(), ways
 
 
 def test_int8_changes_a_picture_but_little(tiny):
