@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoti.estimators import Estimate, LossFn, _average, _directions
+from zoti.directions import average, random_directions
+from zoti.estimators import Estimate, LossFn
 from zoti.invert import Step
 from zoti.objective import DenoisingLoss
 from zoti.quantize import footprint
@@ -157,13 +158,13 @@ def forward_gradient(
     where loss_fn lets no derivative through.
     """
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode carry no tangents
-        e = _directions(theta, n, mu, generator, directions)
+        e = random_directions(theta, n, mu, generator, directions)
         with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             at = theta.detach().expand_as(e).clone()
             losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))  # type: ignore[no-untyped-call]
     if slopes is None:
         raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
-    return Estimate(_average(slopes, e), losses[0], slopes, n)
+    return Estimate(average(slopes, e), losses[0], slopes, n)
 
 
 @contextmanager
