@@ -20,7 +20,8 @@ def random_directions(
     mu, the step to be taken along them, is only looked at. Raises ValueError for n < 1, a mu that is not positive and
     finite, a theta that is not (k, d) of floats, an unknown kind, and more orthogonal directions than dimensions.
 
-    >>> e = random_directions(torch.zeros(2, 3), 6, 1e-3, torch.Generator(), "orthogonal")
+    >>> theta, chance = torch.zeros(2, 3), torch.Generator()
+    >>> e = random_directions(theta, 6, 1e-3, chance, "orthogonal")
     >>> e.shape
     torch.Size([6, 2, 3])
     >>> torch.allclose(e.flatten(1) @ e.flatten(1).T, 6 * torch.eye(6), atol=1e-4)

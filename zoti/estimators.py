@@ -14,18 +14,24 @@ from torch import Tensor
 
 from zoti.directions import average, random_directions
 
+#: Losses (b,) of candidates (b, k, d).
 LossFn = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator saw: the gradient estimate and what it cost."""
+    """What an estimator saw: the gradient estimate and what it cost.
 
-    grad: Tensor  # (k, d)
-    loss: Tensor  # (), at theta for rge, mean over the candidates for the others
-    directional: Tensor  # (n,) finite differences along the n directions
-    evaluations: int  # candidates evaluated
+    >>> seen = rge(lambda c: c[:, 0, 0], torch.zeros(1, 4), generator=torch.Generator())
+    >>> seen.grad.shape, seen.loss, seen.directional.shape, seen.evaluations
+    (torch.Size([1, 4]), tensor(0.), torch.Size([2]), 3)
+    """
+
+    grad: Tensor  #: (k, d)
+    loss: Tensor  #: (), at theta for rge, mean over the candidates for the others
+    directional: Tensor  #: (n,) finite differences along the n directions
+    evaluations: int  #: candidates evaluated
 
 
 def rge(
@@ -43,6 +49,12 @@ def rge(
     theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
     with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
     the square root of its inverse.
+
+    >>> theta, chance = torch.zeros(1, 2), torch.Generator()
+    >>> linear = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1]
+    >>> seen = rge(linear, theta, n=2, generator=chance, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 3)
     """
     e = random_directions(theta, n, mu, generator, directions)
     losses = _ask(loss_fn, torch.cat([theta[None], theta + mu * e]))
@@ -63,6 +75,12 @@ def spsa(
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
     theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
+
+    >>> theta, chance = torch.tensor([[3.0, -2.0]]), torch.Generator()
+    >>> bowl = lambda c: c.square().sum((1, 2)) / 2  # its gradient is theta
+    >>> seen = spsa(bowl, theta, 2, mu=1.0, generator=chance, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 4)
     """
     return _central(loss_fn, theta, mu, random_directions(theta, n, mu, generator, directions))
 
@@ -82,6 +100,11 @@ def one_point(
     theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
     E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
     is -g, so we take the other end of the difference, as residual feedback does.
+
+    >>> linear = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1]
+    >>> seen = one_point(linear, torch.zeros(1, 2), 100_000, generator=torch.Generator())
+    >>> torch.allclose(seen.grad, torch.tensor([[3.0, -2.0]]), atol=0.2), seen.evaluations
+    (True, 100001)
     """
     e = random_directions(theta, n, mu, generator, directions, spare=1)
     losses = _ask(loss_fn, theta + mu * e)
@@ -106,6 +129,12 @@ def guided(
     subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
     so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
     history that is not of theta's shape.
+
+    >>> past, chance = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
+    >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0), but alpha = 0 knows only the past
+    >>> seen = guided(x, torch.zeros(1, 2), generator=chance, history=past, alpha=0.0)
+    >>> torch.cosine_similarity(seen.grad, past[0]).round(decimals=3)
+    tensor([1.])
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha}: the share of the isotropic part lies between 0 and 1")
@@ -126,6 +155,14 @@ class Guided:
     """`guided` together with what it remembers in a run, its last `memory` estimates: state {"history": (h, k, d)}.
 
     Raises ValueError for memory < 1 or alpha outside [0, 1].
+
+    >>> guide = Guided(memory=2)
+    >>> state = guide.init(torch.zeros(1, 3))
+    >>> for grad in torch.eye(3).split(1):
+    ...     state = guide.observe(grad, state)
+    >>> state["history"].squeeze(1)
+    tensor([[0., 1., 0.],
+            [0., 0., 1.]])
     """
 
     memory: int = 16
@@ -136,9 +173,11 @@ class Guided:
             raise ValueError(f"memory = {self.memory}, alpha = {self.alpha}: memory >= 1 and 0 <= alpha <= 1")
 
     def init(self, theta: Tensor) -> State:
+        """No history yet. theta: (k, d)."""
         return {"history": theta.new_zeros(0, *theta.shape)}
 
     def observe(self, grad: Tensor, state: State) -> State:
+        """Remember an estimate (k, d), and forget the oldest when there are more than `memory`."""
         return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
 
     def __call__(

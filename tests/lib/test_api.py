@@ -22,15 +22,9 @@ PAGE = (ROOT / "book" / "api.md").read_text()
 WAITING = {
     f"{module}.{name}"
     for module, names in {
-        "baselines": "textual_inversion",
         "data": "DATA EXTENSIONS Latents Subject cache_latents load_images load_subject",
-        "estimators": "Estimate Guided guided one_point rge spsa",
-        "invert": "Config PARTS Step invert load_checkpoint save_checkpoint",
-        "metrics": "Metrics mean_cosine",
         "models": "PRESETS Preset load_pipeline",
         "objective": "DenoisingLoss Draw",
-        "optim": "AuthorsZOAdam Optimizer ZOAdam ZOSGD",
-        "subspace": "RandomSubspace SubspaceGradient",
         "timesteps": "PartialUniform SNRWeighted Stratified Timesteps Uniform",
         "tokens": "ConceptToken",
     }.items()
