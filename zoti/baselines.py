@@ -185,9 +185,9 @@ def forward_gradient(
     makes the tangents of norms from many small parts. Attention runs by the full matrix meanwhile, the one form of it
     that PyTorch differentiates forwards. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
 
-    >>> theta, chance = torch.tensor([[2.0]]), torch.Generator()
-    >>> cube = lambda c: c[:, 0, 0] ** 3  # its slope is 3 theta**2 = 12, e is 1 or -1
-    >>> forward_gradient(cube, theta, 1, generator=chance, directions="rademacher").grad
+    >>> two, die = torch.tensor([[2.0]]), torch.Generator()
+    >>> cube = lambda c: c[:, 0, 0] ** 3  # slope 3 theta**2 = 12, e is 1 or -1
+    >>> forward_gradient(cube, two, 1, generator=die, directions="rademacher").grad
     tensor([[12.]])
     """
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode carry no tangents

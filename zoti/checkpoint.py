@@ -35,7 +35,8 @@ def initial_state(part: object, theta: Tensor) -> State:
     """What a part of a run that begins at theta (k, d) remembers; {} of a part that is not `Stateful`.
 
     >>> from zoti import Guided, rge
-    >>> initial_state(Guided(), torch.zeros(1, 4)), initial_state(rge, torch.zeros(1, 4))
+    >>> theta = torch.zeros(1, 4)
+    >>> initial_state(Guided(), theta), initial_state(rge, theta)
     ({'history': tensor([], size=(0, 1, 4))}, {})
     """
     return part.init(theta) if isinstance(part, Stateful) else {}
@@ -99,10 +100,11 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     >>> from tempfile import TemporaryDirectory
     >>> chance = torch.Generator().get_state()
     >>> start = Run(torch.zeros(1, 2), chance, {"optimizer": {}})
-    >>> states = {"optimizer": {"m": torch.ones(1, 2)}}
+    >>> ones = torch.ones(1, 2)
+    >>> later = Run(ones, chance, {"optimizer": {"m": ones}}, index=7)
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "a.safetensors"
-    ...     save_checkpoint(path, "lr=0.1", Run(torch.ones(1, 2), chance, states, index=7))
+    ...     save_checkpoint(path, "lr=0.1", later)
     ...     run = load_checkpoint(path, "lr=0.1", start)
     >>> run.index, run.theta, run.states
     (7, tensor([[1., 1.]]), {'optimizer': {'m': tensor([[1., 1.]])}})

@@ -57,7 +57,7 @@ def random_directions(
 def average(slopes: Tensor, e: Tensor) -> Tensor:
     """The estimate (k, d) that slopes (n,) along directions e (n, k, d) make together: (1/n) sum_i slopes_i e_i.
 
-    >>> average(torch.tensor([2.0, 4.0]), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+    >>> average(torch.tensor([2.0, 4.0]), torch.eye(2).unsqueeze(1))
     tensor([[1., 2.]])
     """
     return torch.einsum("n,nkd->kd", slopes, e) / len(slopes)

@@ -23,7 +23,8 @@ State = dict[str, Tensor]
 class Estimate:
     """What an estimator saw: the gradient estimate and what it cost.
 
-    >>> seen = rge(lambda c: c[:, 0, 0], torch.zeros(1, 4), generator=torch.Generator())
+    >>> loss_fn, die = lambda c: c[:, 0, 0], torch.Generator()
+    >>> seen = rge(loss_fn, torch.zeros(1, 4), generator=die)
     >>> seen.grad.shape, seen.loss, seen.directional.shape, seen.evaluations
     (torch.Size([1, 4]), tensor(0.), torch.Size([2]), 3)
     """
@@ -50,9 +51,8 @@ def rge(
     with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
     the square root of its inverse.
 
-    >>> theta, chance = torch.zeros(1, 2), torch.Generator()
-    >>> linear = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1]
-    >>> seen = rge(linear, theta, n=2, generator=chance, directions="orthogonal")
+    >>> linear, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
+    >>> seen = rge(linear, torch.zeros(1, 2), generator=die, directions="orthogonal")
     >>> seen.grad.round(decimals=3), seen.evaluations
     (tensor([[ 3., -2.]]), 3)
     """
@@ -76,9 +76,9 @@ def spsa(
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
     theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
 
-    >>> theta, chance = torch.tensor([[3.0, -2.0]]), torch.Generator()
+    >>> theta, die = torch.tensor([[3.0, -2.0]]), torch.Generator()
     >>> bowl = lambda c: c.square().sum((1, 2)) / 2  # its gradient is theta
-    >>> seen = spsa(bowl, theta, 2, mu=1.0, generator=chance, directions="orthogonal")
+    >>> seen = spsa(bowl, theta, 2, mu=1.0, generator=die, directions="orthogonal")
     >>> seen.grad.round(decimals=3), seen.evaluations
     (tensor([[ 3., -2.]]), 4)
     """
@@ -101,9 +101,10 @@ def one_point(
     E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
     is -g, so we take the other end of the difference, as residual feedback does.
 
-    >>> linear = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1]
-    >>> seen = one_point(linear, torch.zeros(1, 2), 100_000, generator=torch.Generator())
-    >>> torch.allclose(seen.grad, torch.tensor([[3.0, -2.0]]), atol=0.2), seen.evaluations
+    >>> theta, slope = torch.zeros(1, 2), torch.tensor([[3.0, -2.0]])
+    >>> linear = lambda c: (c * slope).sum((1, 2))
+    >>> seen = one_point(linear, theta, 100_000, generator=torch.Generator())
+    >>> torch.allclose(seen.grad, slope, atol=0.2), seen.evaluations
     (True, 100001)
     """
     e = random_directions(theta, n, mu, generator, directions, spare=1)
@@ -130,9 +131,9 @@ def guided(
     so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
     history that is not of theta's shape.
 
-    >>> past, chance = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
-    >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0), but alpha = 0 knows only the past
-    >>> seen = guided(x, torch.zeros(1, 2), generator=chance, history=past, alpha=0.0)
+    >>> past, die = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
+    >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0); alpha = 0 sees the past
+    >>> seen = guided(x, torch.zeros(1, 2), generator=die, history=past, alpha=0.0)
     >>> torch.cosine_similarity(seen.grad, past[0]).round(decimals=3)
     tensor([1.])
     """

@@ -74,7 +74,7 @@ class Config:
 class Step:
     """What one step did.
 
-    >>> Step(1, torch.zeros(1, 4), 0.5, removed=0.0, evaluations=3, seconds=0.1).loss
+    >>> Step(1, torch.zeros(1, 4), 0.5, removed=0, evaluations=3, seconds=0.1).loss
     0.5
     """
 

@@ -66,9 +66,10 @@ class ZOAdam:
     State: {"m": (k, d), "v": (k, d), "step": ()}: two more tokens are all the optimizer needs to remember.
     Raises ValueError unless lr and eps are positive and finite, and both betas in [0, 1).
 
-    >>> adam, grad, theta = ZOAdam(lr=0.5), torch.tensor([[7.0, -3.0]]), torch.zeros(1, 2)
+    >>> grad, theta = torch.tensor([[7.0, -3.0]]), torch.zeros(1, 2)
+    >>> adam = ZOAdam(lr=0.5)
     >>> theta, state = adam.update(grad, theta, adam.init(theta))
-    >>> theta.round(decimals=3), state["step"]  # the first step: lr in every coordinate
+    >>> theta.round(decimals=3), state["step"]  # first of all, lr everywhere
     (tensor([[-0.5000,  0.5000]]), tensor(1))
     """
 

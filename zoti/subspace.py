@@ -22,7 +22,7 @@ class SubspaceGradient:
 
     >>> subspace = SubspaceGradient(tau=4, nu=0.1, standardise=False)
     >>> state = subspace.init(torch.zeros(1, 3))
-    >>> for x, y in (2.0, 0.1), (-2.0, 0.1), (2.0, -0.1), (-2.0, -0.1):  # still in z
+    >>> for x, y in (2.0, 0.1), (-2.0, 0.1), (2.0, -0.1), (-2.0, -0.1):  # z: still
     ...     state = subspace.observe(torch.tensor([[x, y, 0.0]]), state)
     >>> grad, removed = subspace.project(torch.tensor([[1.0, 2.0, 2.0]]), state)
     >>> grad.round(decimals=3), round(removed, 3)  # 4 of 9
@@ -97,7 +97,7 @@ class RandomSubspace(SubspaceGradient):
     >>> state = control.init(torch.zeros(1, 8))
     >>> for theta in torch.eye(8)[:4].split(1):
     ...     state = control.observe(theta, state)
-    >>> removed = state["removed"]  # tau - 1 directions have variance, and 1 is kept
+    >>> removed = state["removed"]  # tau - 1 directions vary, 1 is kept
     >>> torch.allclose(removed @ removed.T, torch.eye(2), atol=1e-5)
     True
     """
