@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     >>> chance = torch.Generator().get_state()
     >>> start = Run(torch.zeros(1, 2), chance, {"optimizer": {}})
     >>> ones = torch.ones(1, 2)
-    >>> later = Run(ones, chance, {"optimizer": {"m": ones}}, index=7)
+    >>> later = Run(ones, chance, {"optimizer": {"m": 1 * ones}}, index=7)
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "a.safetensors"
     ...     save_checkpoint(path, "lr=0.1", later)

@@ -51,8 +51,8 @@ def rge(
     with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
     the square root of its inverse.
 
-    >>> linear, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
-    >>> seen = rge(linear, torch.zeros(1, 2), generator=die, directions="orthogonal")
+    >>> line, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
+    >>> seen = rge(line, torch.zeros(1, 2), generator=die, directions="orthogonal")
     >>> seen.grad.round(decimals=3), seen.evaluations
     (tensor([[ 3., -2.]]), 3)
     """
