@@ -5,7 +5,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import cma
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoti.estimators import Estimate, LossFn, _average, _directions
+from zoti.directions import average, random_directions
+from zoti.estimators import Estimate, LossFn
 from zoti.invert import Step
 from zoti.objective import DenoisingLoss
 from zoti.quantize import footprint
+from zoti.recompute import recomputing
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -31,6 +32,15 @@ def textual_inversion(
     Counts one evaluation a step; its backward pass costs about two more. With `checkpointing` the U-Net keeps
     activations only where its layers meet and computes the rest a second time: one evaluation more, the same gradient,
     less memory. Between steps the U-Net is as it was. Works on weights of every kind.
+
+    >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
+    >>> from zoti.data import load_subject
+    >>> pipe, teapot = load_pipeline(), load_subject("teapot")
+    >>> token, times = ConceptToken(pipe, "<x>", "teapot"), PartialUniform(500, 900)
+    >>> latents = cache_latents(pipe, teapot.references)
+    >>> objective = DenoisingLoss(pipe, token, latents, teapot.captions, times)
+    >>> [step.evaluations for step in textual_inversion(objective, steps=3)]
+    [1, 2, 3]
     """
     generator = torch.Generator().manual_seed(seed)
     theta = objective.token.initial.clone().requires_grad_()
@@ -39,7 +49,7 @@ def textual_inversion(
     began = time.perf_counter()
     for index in range(1, steps + 1):
         draw = objective.draw(generator)
-        with _checkpointing(pipe.unet if checkpointing else nn.Identity()):
+        with recomputing(pipe.unet if checkpointing else nn.Identity()):
             loss = objective(theta[None], draw)[0]
             (theta.grad,) = torch.autograd.grad(loss, theta)
         adam.step()
@@ -58,6 +68,17 @@ def dreambooth(
     more evaluation a step. lr suits tiny-sd; the paper's for Stable Diffusion is 5e-6.
 
     Raises ValueError at the first step where the U-Net's weights are not all 32 bits or more.
+
+    >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
+    >>> from zoti.data import load_subject
+    >>> pipe, teapot = load_pipeline(weights="none"), load_subject("teapot")
+    >>> token, times = ConceptToken(pipe, "<x>", "sks"), PartialUniform(500, 900)
+    >>> latents = cache_latents(pipe, teapot.references)
+    >>> objective = DenoisingLoss(pipe, token, latents, ["a {} teapot"], times)
+    >>> layer = pipe.unet.conv_in
+    >>> before, step = layer.weight.clone(), next(dreambooth(objective))
+    >>> torch.equal(step.theta, token.initial), torch.equal(layer.weight, before)
+    (True, False)
     """
     pipe: Any = objective.pipe
     unet, theta = pipe.unet, objective.token.initial
@@ -104,6 +125,15 @@ def gf_ti(
 
     Raises ValueError at the first step for population < 2 or dimensions outside [1, D], FloatingPointError for a loss
     that is no longer finite.
+
+    >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
+    >>> from zoti.data import load_subject
+    >>> pipe, teapot = load_pipeline(), load_subject("teapot")
+    >>> token, times = ConceptToken(pipe, "<x>", "teapot"), PartialUniform(500, 900)
+    >>> latents = cache_latents(pipe, teapot.references)
+    >>> objective = DenoisingLoss(pipe, token, latents, teapot.captions, times)
+    >>> [step.evaluations for step in gf_ti(objective, steps=2, population=6)]
+    [6, 12]
     """
     start: Tensor = objective.token.initial.double()
     if population < 2 or not 1 <= dimensions <= start.numel():
@@ -153,30 +183,18 @@ def forward_gradient(
     there for the contract and not used. theta: (k, d). Costs n evaluations, each of which carries its tangent along and
     keeps nothing for later: twice the arithmetic of a forward pass, and 3.6 times its seconds on tiny-sd, for PyTorch
     makes the tangents of norms from many small parts. Attention runs by the full matrix meanwhile, the one form of it
-    that PyTorch differentiates forwards. Raises ValueError as `rge` does, and
-    where loss_fn lets no derivative through.
+    that PyTorch differentiates forwards. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
+
+    >>> two, die = torch.tensor([[2.0]]), torch.Generator()
+    >>> cube = lambda c: c[:, 0, 0] ** 3  # slope 3 theta**2 = 12, e is 1 or -1
+    >>> forward_gradient(cube, two, 1, generator=die, directions="rademacher").grad
+    tensor([[12.]])
     """
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode carry no tangents
-        e = _directions(theta, n, mu, generator, directions)
+        e = random_directions(theta, n, mu, generator, directions)
         with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             at = theta.detach().expand_as(e).clone()
             losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))
     if slopes is None:
         raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
-    return Estimate(_average(slopes, e), losses[0], slopes, n)
-
-
-@contextmanager
-def _checkpointing(unet: Any) -> Iterator[None]:
-    """Gradient checkpointing in every block that offers it, put back at the end."""
-    blocks = [m for m in unet.modules() if hasattr(m, "gradient_checkpointing")]
-    before = [(m.training, m.gradient_checkpointing) for m in blocks]
-    if blocks:
-        unet.enable_gradient_checkpointing()
-    for block in blocks:
-        block.training = True  # diffusers before 0.32 asks for it; the block alone, so that no dropout wakes up
-    try:
-        yield
-    finally:
-        for block, (training, kept) in zip(blocks, before, strict=True):
-            block.training, block.gradient_checkpointing = training, kept
+    return Estimate(average(slopes, e), losses[0], slopes, n)

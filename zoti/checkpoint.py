@@ -11,34 +11,78 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+#: What a part of a run remembers: a few small tensors by name.
 State = dict[str, Tensor]
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run that remembers: its state is made by `init`, renewed by `observe`, and kept nowhere else."""
+    """A part of a run that remembers: its state is made by `init`, renewed by `observe`, and kept nowhere else.
 
-    def init(self, theta: Tensor, /) -> State: ...
+    >>> from zoti import Guided, rge
+    >>> isinstance(Guided(), Stateful), isinstance(rge, Stateful)
+    (True, False)
+    """
 
-    def observe(self, seen: Tensor, state: State, /) -> State: ...
+    def init(self, theta: Tensor, /) -> State:
+        """What it remembers of a run that begins at theta (k, d)."""
+
+    def observe(self, seen: Tensor, state: State, /) -> State:
+        """What it remembers once it has seen a token or an estimate (k, d)."""
+
+
+def initial_state(part: object, theta: Tensor) -> State:
+    """What a part of a run that begins at theta (k, d) remembers; {} of a part that is not `Stateful`.
+
+    >>> from zoti import Guided, rge
+    >>> theta = torch.zeros(1, 4)
+    >>> initial_state(Guided(), theta), initial_state(rge, theta)
+    ({'history': tensor([], size=(0, 1, 4))}, {})
+    """
+    return part.init(theta) if isinstance(part, Stateful) else {}
+
+
+def renewed_state(part: object, seen: Tensor, state: State) -> State:
+    """What a part remembers once it has seen a token or an estimate (k, d); {} of a part that is not `Stateful`.
+
+    >>> from zoti import SubspaceGradient
+    >>> part, theta = SubspaceGradient(), torch.zeros(1, 4)
+    >>> renewed_state(part, theta, initial_state(part, theta))["count"]
+    tensor(1)
+    """
+    return part.observe(seen, state) if isinstance(part, Stateful) else {}
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run knows between two steps; nothing else decides the next one."""
+    """All that a run knows between two steps; nothing else decides the next one.
 
-    theta: Tensor  # (k, d)
-    chance: Tensor  # the generator's state, uint8
-    states: dict[str, State]  # what "optimizer", "subspace" and "estimator" remember, {} where nothing
-    index: int = 0  # steps done
-    evaluations: int = 0
+    >>> chance = torch.Generator().get_state()
+    >>> Run(torch.zeros(1, 4), chance, {"optimizer": {}}).index
+    0
+    """
+
+    theta: Tensor  #: (k, d)
+    chance: Tensor  #: the generator's state, uint8
+    states: dict[str, State]  #: what "optimizer", "subspace" and "estimator" remember, {} where nothing
+    index: int = 0  #: steps done
+    evaluations: int = 0  #: candidates judged so far, times the draws each was judged on
 
 
 def save_checkpoint(path: Path, config: str, run: Run) -> None:
-    """Write a run as safetensors: to a file beside it, to the disk, then over the old one in one move."""
+    """Write a run as safetensors: to a file beside it, to the disk, then over the old one in one move.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     chance = torch.Generator().get_state()
+    ...     run = Run(torch.zeros(1, 4), chance, {"optimizer": {}})
+    ...     save_checkpoint(Path(folder) / "runs" / "a.safetensors", "lr=0.1", run)
+    ...     [path.name for path in Path(folder).glob("*/*")]
+    ['a.safetensors']
+    """
     tensors = {"theta": run.theta, "chance": run.chance}
     tensors |= {f"{part}.{name}": held for part, state in run.states.items() for name, held in state.items()}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # two may share their memory
     facts = {"config": config, "index": str(run.index), "evaluations": str(run.evaluations)}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
@@ -52,6 +96,18 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     """Read a run back; `start`, the run at its beginning, says which shape and device it must have.
 
     Raises ValueError for a file that is damaged in any byte, or that belongs to another config or another word.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> chance = torch.Generator().get_state()
+    >>> start = Run(torch.zeros(1, 2), chance, {"optimizer": {}})
+    >>> ones = torch.ones(1, 2)
+    >>> later = Run(ones, chance, {"optimizer": {"m": 1 * ones}}, index=7)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.safetensors"
+    ...     save_checkpoint(path, "lr=0.1", later)
+    ...     run = load_checkpoint(path, "lr=0.1", start)
+    >>> run.index, run.theta, run.states
+    (7, tensor([[1., 1.]]), {'optimizer': {'m': tensor([[1., 1.]])}})
     """
     try:
         with safe_open(path, "pt") as file:

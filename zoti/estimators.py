@@ -4,32 +4,35 @@ A loss function here takes a batch of candidates theta (b, k, d) and returns the
 candidates are judged on the same image, timestep and noise (common random numbers) is the loss function's business;
 that all are asked in one call is ours. Below, D = k d and g is the true gradient. All raise ValueError if n < 1, mu
 is not positive and finite, the directions do not exist, theta is not (k, d) of floats, or a loss is not (b,).
-
-Directions e come in three kinds, all with E[e e^T] = I, so that every kind makes the same estimate on average:
-`gaussian`, N(0, I); `rademacher`, a fair sign in every coordinate; `orthogonal`, at right angles to each other, of
-length sqrt(D) (a random frame; n = D of them give the whole gradient of a linear loss).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoti.directions import average, random_directions
+
+#: Losses (b,) of candidates (b, k, d).
 LossFn = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator saw: the gradient estimate and what it cost."""
+    """What an estimator saw: the gradient estimate and what it cost.
 
-    grad: Tensor  # (k, d)
-    loss: Tensor  # (), at theta for rge, mean over the candidates for the others
-    directional: Tensor  # (n,) finite differences along the n directions
-    evaluations: int  # candidates evaluated
+    >>> loss_fn, die = lambda c: c[:, 0, 0], torch.Generator()
+    >>> seen = rge(loss_fn, torch.zeros(1, 4), generator=die)
+    >>> seen.grad.shape, seen.loss, seen.directional.shape, seen.evaluations
+    (torch.Size([1, 4]), tensor(0.), torch.Size([2]), 3)
+    """
+
+    grad: Tensor  #: (k, d)
+    loss: Tensor  #: (), at theta for rge, mean over the candidates for the others
+    directional: Tensor  #: (n,) finite differences along the n directions
+    evaluations: int  #: candidates evaluated
 
 
 def rge(
@@ -47,11 +50,16 @@ def rge(
     theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
     with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
     the square root of its inverse.
+
+    >>> line, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
+    >>> seen = rge(line, torch.zeros(1, 2), generator=die, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 3)
     """
-    e = _directions(theta, n, mu, generator, directions)
+    e = random_directions(theta, n, mu, generator, directions)
     losses = _ask(loss_fn, torch.cat([theta[None], theta + mu * e]))
     slopes = (losses[1:] - losses[0]) / mu
-    return Estimate(_average(slopes, e), losses[0], slopes, n + 1)
+    return Estimate(average(slopes, e), losses[0], slopes, n + 1)
 
 
 def spsa(
@@ -67,8 +75,14 @@ def spsa(
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
     theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
+
+    >>> theta, die = torch.tensor([[3.0, -2.0]]), torch.Generator()
+    >>> bowl = lambda c: c.square().sum((1, 2)) / 2  # its gradient is theta
+    >>> seen = spsa(bowl, theta, 2, mu=1.0, generator=die, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 4)
     """
-    return _central(loss_fn, theta, mu, _directions(theta, n, mu, generator, directions))
+    return _central(loss_fn, theta, mu, random_directions(theta, n, mu, generator, directions))
 
 
 def one_point(
@@ -86,11 +100,17 @@ def one_point(
     theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
     E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
     is -g, so we take the other end of the difference, as residual feedback does.
+
+    >>> theta, slope = torch.zeros(1, 2), torch.tensor([[3.0, -2.0]])
+    >>> linear = lambda c: (c * slope).sum((1, 2))
+    >>> seen = one_point(linear, theta, 100_000, generator=torch.Generator())
+    >>> torch.allclose(seen.grad, slope, atol=0.2), seen.evaluations
+    (True, 100001)
     """
-    e = _directions(theta, n, mu, generator, directions, spare=1)
+    e = random_directions(theta, n, mu, generator, directions, spare=1)
     losses = _ask(loss_fn, theta + mu * e)
     slopes = losses.diff() / mu
-    return Estimate(_average(slopes, e[1:]), losses.mean(), slopes, n + 1)
+    return Estimate(average(slopes, e[1:]), losses.mean(), slopes, n + 1)
 
 
 def guided(
@@ -110,10 +130,16 @@ def guided(
     subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
     so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
     history that is not of theta's shape.
+
+    >>> past, die = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
+    >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0); alpha = 0 sees the past
+    >>> seen = guided(x, torch.zeros(1, 2), generator=die, history=past, alpha=0.0)
+    >>> torch.cosine_similarity(seen.grad, past[0]).round(decimals=3)
+    tensor([1.])
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha}: the share of the isotropic part lies between 0 and 1")
-    e = _directions(theta, n, mu, generator)
+    e = random_directions(theta, n, mu, generator)
     if history.shape[1:] != theta.shape:
         raise ValueError(f"history has shape {tuple(history.shape)}; give (h, *{tuple(theta.shape)})")
     _, s, basis = torch.linalg.svd(history.flatten(1), full_matrices=False)
@@ -130,6 +156,14 @@ class Guided:
     """`guided` together with what it remembers in a run, its last `memory` estimates: state {"history": (h, k, d)}.
 
     Raises ValueError for memory < 1 or alpha outside [0, 1].
+
+    >>> guide = Guided(memory=2)
+    >>> state = guide.init(torch.zeros(1, 3))
+    >>> for grad in torch.eye(3).split(1):
+    ...     state = guide.observe(grad, state)
+    >>> state["history"].squeeze(1)
+    tensor([[0., 1., 0.],
+            [0., 0., 1.]])
     """
 
     memory: int = 16
@@ -140,9 +174,11 @@ class Guided:
             raise ValueError(f"memory = {self.memory}, alpha = {self.alpha}: memory >= 1 and 0 <= alpha <= 1")
 
     def init(self, theta: Tensor) -> State:
+        """No history yet. theta: (k, d)."""
         return {"history": theta.new_zeros(0, *theta.shape)}
 
     def observe(self, grad: Tensor, state: State) -> State:
+        """Remember an estimate (k, d), and forget the oldest when there are more than `memory`."""
         return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
 
     def __call__(
@@ -151,41 +187,10 @@ class Guided:
         return guided(loss_fn, theta, n, mu, generator=generator, history=history, alpha=self.alpha)
 
 
-def _directions(
-    theta: Tensor, n: int, mu: float, generator: torch.Generator, kind: str = "gaussian", spare: int = 0
-) -> Tensor:
-    """n + spare directions (n + spare, k, d), drawn on the generator's device: a seed means the same everywhere."""
-    if n < 1:
-        raise ValueError(f"n = {n}: an estimate needs at least one direction")
-    if not 0 < mu < math.inf:
-        raise ValueError(f"mu = {mu}: the step of a finite difference must be positive and finite")
-    if theta.ndim != 2 or theta.numel() == 0 or not theta.is_floating_point():
-        raise ValueError(
-            f"theta has shape {tuple(theta.shape)} of {theta.dtype}; a word is (k, d) floats, k and d >= 1"
-        )
-    shape = (n + spare, *theta.shape)
-    like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": theta.dtype}
-    if kind == "gaussian":
-        drawn = torch.randn(shape, **like)
-    elif kind == "rademacher":
-        drawn = 2 * torch.randint(0, 2, shape, **like) - 1
-    elif kind == "orthogonal":
-        if shape[0] > theta.numel():
-            raise ValueError(
-                f"{shape[0]} orthogonal directions do not fit into {theta.numel()} dimensions; take n less"
-            )
-        q, r = torch.linalg.qr(torch.randn((theta.numel(), shape[0]), **like))
-        # QR chooses signs by its own rule; with those of r given back, every frame is equally likely
-        drawn = (theta.numel() ** 0.5 * q * r.diagonal().sign()).T.reshape(shape)
-    else:
-        raise ValueError(f"directions={kind!r} is unknown; there are 'gaussian', 'rademacher' and 'orthogonal'")
-    return drawn.to(theta.device)
-
-
 def _central(loss_fn: LossFn, theta: Tensor, mu: float, e: Tensor) -> Estimate:
     losses = _ask(loss_fn, torch.cat([theta + mu * e, theta - mu * e]))
     slopes = (losses[: len(e)] - losses[len(e) :]) / (2 * mu)
-    return Estimate(_average(slopes, e), losses.mean(), slopes, 2 * len(e))
+    return Estimate(average(slopes, e), losses.mean(), slopes, 2 * len(e))
 
 
 def _ask(loss_fn: LossFn, candidates: Tensor) -> Tensor:
@@ -193,7 +198,3 @@ def _ask(loss_fn: LossFn, candidates: Tensor) -> Tensor:
     if losses.shape != candidates.shape[:1]:
         raise ValueError(f"{len(candidates)} candidates got losses of shape {tuple(losses.shape)}; return one each")
     return losses
-
-
-def _average(slopes: Tensor, e: Tensor) -> Tensor:
-    return torch.einsum("n,nkd->kd", slopes, e) / len(slopes)

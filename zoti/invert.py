@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoti.checkpoint import Run, State, Stateful, load_checkpoint, save_checkpoint
+from zoti.checkpoint import Run, initial_state, load_checkpoint, renewed_state, save_checkpoint
 from zoti.estimators import Estimate, LossFn, rge
 from zoti.objective import DenoisingLoss
 from zoti.optim import AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.subspace import SubspaceGradient
 
-#: a loss beyond this is divergence: predicting nothing costs about 1, whether noise or v is asked for
+#: A loss beyond this is divergence: predicting nothing costs about 1, whether noise or v is asked for.
 WORST_LOSS = 10.0
-#: and so is a token that became so many times as long as it began (see `invert`)
+#: And so is a token that became so many times as long as it began (see `invert`).
 LONGEST = 1000.0
 
 
@@ -32,6 +32,10 @@ class Config:
     A candidate's loss is its mean over `batch` draws of (image, t, noise), the same for all candidates. An estimator
     that is `Stateful`, like `Guided`, is told what it remembers as further arguments. Raises ValueError for numbers
     that cannot be and parts that contradict each other.
+
+    >>> print(Config(n=4, optimizer=ZOAdam(lr=0.01), subspace=None))
+    rge gaussian n=4 mu=0.001 batch=1 seed=0
+    ZOAdam(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-08) None
     """
 
     steps: int = 2000
@@ -68,15 +72,19 @@ class Config:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did."""
+    """What one step did.
 
-    index: int  # 1, 2, ...
-    theta: Tensor  # (k, d) the token after the step
-    loss: float  # of the token before the step, on this step's draws
-    removed: float  # share of the squared gradient that SubspaceGradient took away
-    evaluations: int  # so far in the whole run, an evaluation being one candidate on one draw; the bank is not counted
-    seconds: float  # since this process began the run
-    bank_loss: float | None = None  # of the token after the step, where the bank was asked
+    >>> Step(1, torch.zeros(1, 4), 0.5, removed=0, evaluations=3, seconds=0.1).loss
+    0.5
+    """
+
+    index: int  #: 1, 2, ...
+    theta: Tensor  #: (k, d) the token after the step
+    loss: float  #: of the token before the step, on this step's draws
+    removed: float  #: share of the squared gradient that SubspaceGradient took away
+    evaluations: int  #: so far in the whole run, an evaluation being one candidate on one draw; the bank is not counted
+    seconds: float  #: since this process began the run
+    bank_loss: float | None = None  #: of the token after the step, where the bank was asked
 
 
 def invert(
@@ -100,6 +108,18 @@ def invert(
     hardly does because a text encoder begins by normalising, so a step of mu then turns the token a thousandth as
     far as it did, and the differences drown in rounding. The last token whose loss was sound is saved, then
     FloatingPointError raised. Raises ValueError for a checkpoint that is damaged or belongs to another config.
+
+    >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
+    >>> from zoti.data import load_subject
+    >>> pipe, teapot = load_pipeline(), load_subject("teapot")
+    >>> token, times = ConceptToken(pipe, "<x>", "teapot"), PartialUniform(500, 900)
+    >>> latents = cache_latents(pipe, teapot.references)
+    >>> objective = DenoisingLoss(pipe, token, latents, teapot.captions, times)
+    >>> for step in invert(objective, Config(steps=2)):
+    ...     longer = step.theta.norm() / token.initial.norm()
+    ...     assert step.loss < WORST_LOSS and longer < LONGEST
+    >>> step.index, step.evaluations, step.theta.shape
+    (2, 6, torch.Size([1, 256]))
     """
     if every < 1:
         raise ValueError(f"every = {every}: bank and checkpoint come every so many steps, at least 1")
@@ -135,8 +155,8 @@ def invert(
                 stop(f"the token became {longer:.3g} times as long as it began")
             states = {
                 "optimizer": optimizer,
-                "subspace": _observe(config.subspace, theta, run.states["subspace"]),
-                "estimator": _observe(config.estimator, estimate.grad, run.states["estimator"]),
+                "subspace": renewed_state(config.subspace, theta, run.states["subspace"]),
+                "estimator": renewed_state(config.estimator, estimate.grad, run.states["estimator"]),
             }
             run = Run(theta, chance, states, run.index + 1, run.evaluations + config.batch * estimate.evaluations)
             asked = None
@@ -153,8 +173,8 @@ def _begin(config: Config, theta: Tensor) -> Run:
     theta = theta.detach().float().clone()
     states = {
         "optimizer": config.optimizer.init(theta),
-        "subspace": _init(config.subspace, theta),
-        "estimator": _init(config.estimator, theta),
+        "subspace": initial_state(config.subspace, theta),
+        "estimator": initial_state(config.estimator, theta),
     }
     return Run(theta, torch.Generator().manual_seed(config.seed).get_state(), states)
 
@@ -173,14 +193,6 @@ def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estim
         )
     # a clone outside inference mode is an ordinary tensor again
     return replace(estimate, grad=estimate.grad.clone()), generator.get_state()
-
-
-def _init(part: object, theta: Tensor) -> State:
-    return part.init(theta) if isinstance(part, Stateful) else {}
-
-
-def _observe(part: object, seen: Tensor, state: State) -> State:
-    return part.observe(seen, state) if isinstance(part, Stateful) else {}
 
 
 def _length(theta: Tensor) -> float:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from zoti.data import Latents, Pipeline
-from zoti.replay import Replay
 from zoti.timesteps import Timesteps
 from zoti.tokens import ConceptToken
 
@@ -76,7 +75,6 @@ class DenoisingLoss:
         self.pipe, self.token, self.latents, self.timesteps = pipe, token, latents, timesteps
         self.prompts = [c.replace("{}", token.word) for c in captions]
         self.max_batch = max_batch
-        self.predict = Replay(pipe.unet)
 
     def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
         """Choose picture, timestep (unless t (1,) is given) and noise; the generator is all the chance there is."""
@@ -100,7 +98,7 @@ class DenoisingLoss:
         unet, schedule = self.pipe.unet, self.pipe.scheduler
         told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
         z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(unet.dtype).expand(len(theta), -1, -1, -1)
-        predicted = self.predict(z_t, draw.t.to(z_t.device), **told)
+        predicted = unet(z_t, draw.t.to(z_t.device), **told).sample
         kind = schedule.config.prediction_type
         target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
         return (predicted.float() - target.float()).square().mean((1, 2, 3))

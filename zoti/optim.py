@@ -11,11 +11,26 @@ State = dict[str, Tensor]
 
 
 class Optimizer(Protocol):
-    """What `invert` asks of an optimizer; its repr must name every number that decides a step."""
+    """What `invert` asks of an optimizer; its repr must name every number that decides a step.
 
-    def init(self, theta: Tensor) -> State: ...
+    >>> @dataclass(frozen=True)
+    ... class SignDescent:
+    ...     lr: float
+    ...     def init(self, theta):
+    ...         return {}
+    ...     def update(self, grad, theta, state):
+    ...         return theta - self.lr * grad.sign(), state
+    >>> mine: Optimizer = SignDescent(lr=0.5)
+    >>> grad, theta = torch.tensor([[7.0, -3.0]]), torch.zeros(1, 2)
+    >>> mine.update(grad, theta, {})[0], mine
+    (tensor([[-0.5000,  0.5000]]), SignDescent(lr=0.5))
+    """
 
-    def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def init(self, theta: Tensor) -> State:
+        """What it remembers of a run that begins at theta (k, d)."""
+
+    def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: (k, d), (k, d), state -> new theta (k, d), new state."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,9 @@ class ZOSGD:
 
     The estimate is about sqrt(D/n) times as long as the gradient, so lr must be small where Adam's need not.
     Raises ValueError unless lr is positive and finite.
+
+    >>> ZOSGD(lr=0.5).update(torch.tensor([[4.0, -2.0]]), torch.zeros(1, 2), {})
+    (tensor([[-2.,  1.]]), {})
     """
 
     lr: float
@@ -33,6 +51,7 @@ class ZOSGD:
             raise ValueError(f"lr = {self.lr}: a learning rate is positive and finite")
 
     def init(self, theta: Tensor) -> State:
+        """Nothing: {}."""
         return {}
 
     def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
@@ -46,6 +65,12 @@ class ZOAdam:
 
     State: {"m": (k, d), "v": (k, d), "step": ()}: two more tokens are all the optimizer needs to remember.
     Raises ValueError unless lr and eps are positive and finite, and both betas in [0, 1).
+
+    >>> grad, theta = torch.tensor([[7.0, -3.0]]), torch.zeros(1, 2)
+    >>> adam = ZOAdam(lr=0.5)
+    >>> theta, state = adam.update(grad, theta, adam.init(theta))
+    >>> theta.round(decimals=3), state["step"]  # first of all, lr everywhere
+    (tensor([[-0.5000,  0.5000]]), tensor(1))
     """
 
     lr: float = 5e-3
@@ -63,6 +88,7 @@ class ZOAdam:
         return AuthorsZOAdam(n=n)
 
     def init(self, theta: Tensor) -> State:
+        """No momentum, no step yet. theta: (k, d)."""
         return {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta), "step": torch.zeros((), dtype=torch.int64)}
 
     def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
@@ -87,6 +113,12 @@ class AuthorsZOAdam(ZOAdam):
       (3e-5) a decay by 0.999 rounds back to where it was.
 
     The bias corrections and the token are fp32, as everywhere in zoti.
+
+    >>> adam, theta = ZOAdam.authors(n=2), torch.zeros(1, 768)
+    >>> small = torch.full((1, 768), 0.1)  # 0.0051 when divided by 19.6
+    >>> theta, state = adam.update(small, theta, adam.init(theta))
+    >>> state["m"].dtype, bool(state["m"].all()), bool(state["v"].any())
+    (torch.float16, True, False)
     """
 
     lr: float = 1e-2
@@ -99,7 +131,9 @@ class AuthorsZOAdam(ZOAdam):
             raise ValueError(f"n = {self.n}: an estimate has at least one direction")
 
     def init(self, theta: Tensor) -> State:
+        """Both moments in fp16."""
         return super().init(theta.half())
 
     def update(self, grad: Tensor, theta: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of Adam with the gradient scaled and rounded."""
         return super().update((grad / math.sqrt((grad.numel() + self.n - 1) / self.n)).half(), theta, state)

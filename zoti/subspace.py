@@ -19,6 +19,14 @@ class SubspaceGradient:
     leading directions whatever they explain, and nu is not asked.
     State is data: {"buffer": (tau, D), "count": (), "removed": (r, D)}. Raises ValueError for tau < 2, nu outside
     (0, 1) or keep outside 1..tau.
+
+    >>> subspace = SubspaceGradient(tau=4, nu=0.1, standardise=False)
+    >>> state = subspace.init(torch.zeros(1, 3))
+    >>> for x, y in (2.0, 0.1), (-2.0, 0.1), (2.0, -0.1), (-2.0, -0.1):  # z: still
+    ...     state = subspace.observe(torch.tensor([[x, y, 0.0]]), state)
+    >>> grad, removed = subspace.project(torch.tensor([[1.0, 2.0, 2.0]]), state)
+    >>> grad.round(decimals=3), round(removed, 3)  # 4 of 9
+    (tensor([[1., 0., 2.]]), 0.444)
     """
 
     tau: int = 128
@@ -84,14 +92,24 @@ class RandomSubspace(SubspaceGradient):
 
     If it does as well, the trajectory had nothing to tell. Of any gradient it removes the share r/D on average.
     State adds {"window": ()}: with the seed it decides the directions, so a resumed run meets the same ones.
+
+    >>> control = RandomSubspace(tau=4, keep=1, seed=1)
+    >>> state = control.init(torch.zeros(1, 8))
+    >>> for theta in torch.eye(8)[:4].split(1):
+    ...     state = control.observe(theta, state)
+    >>> removed = state["removed"]  # tau - 1 directions vary, 1 is kept
+    >>> torch.allclose(removed @ removed.T, torch.eye(2), atol=1e-5)
+    True
     """
 
     seed: int = 0
 
     def init(self, theta: Tensor) -> State:
+        """Nothing seen, nothing removed, window 0."""
         return {**super().init(theta), "window": torch.zeros((), dtype=torch.int64)}
 
     def observe(self, theta: Tensor, state: State) -> State:
+        """As SubspaceGradient does, but at the tau-th token the directions are drawn."""
         new = super().observe(theta, state)
         if int(new["count"]) > 0:
             return new
