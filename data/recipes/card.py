@@ -13,7 +13,7 @@ BARS = {  # figure -> (words, bar)
     "concept": ("concept recognised in 500 paintings", 0.80),
     "setting": ("setting recognised", 0.95),
     "colour": ("colour recognised", 0.85),
-    "way_dino": ("backpropagated textual inversion: share of the way to truth, DINO (sd over subjects)", 0.5),
+    "way_dino": ("backpropagated textual inversion: share of the way to the truth, DINO", 0.5),
     "way_clip_i": ("the same, CLIP-I", 0.5),
 }
 
