@@ -77,12 +77,15 @@ class Ledger(TorchDispatchMode):
     arrives in their `.grad`. Saved activations are what autograd keeps for the backward pass; optimizer state what
     any torch.optim optimizer holds after a step, so look at the second. All the rest is temporary. A storage
     counts once, whatever number of views it has, and full size, though a view may use little of it.
+
+    Beside it `allocated`: on CUDA the peak that PyTorch's own allocator counted meanwhile, in bytes, else None.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = dict.fromkeys(CATEGORIES, 0)  # bytes now
         self.peaks: dict[str, Peak] = {}  # by phase, in order of appearance
+        self.allocated: int | None = None
         self._phase = "outside"
         self._entries: dict[int, tuple[weakref.ref[Any], int, str]] = {}  # by a storage's id: it, its bytes, category
         self._inside: ExitStack | None = None
@@ -152,6 +155,8 @@ class Ledger(TorchDispatchMode):
 
     def __enter__(self) -> "Ledger":
         self.live = dict.fromkeys(CATEGORIES, 0)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         with ExitStack() as stack:
             original = F.scaled_dot_product_attention
             F.scaled_dot_product_attention = partial(attention, original)
@@ -164,6 +169,8 @@ class Ledger(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        if torch.cuda.is_available():
+            self.allocated = torch.cuda.max_memory_allocated()
         assert self._inside is not None
         self._inside.close()
         self._inside = None

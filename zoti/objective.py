@@ -101,9 +101,10 @@ class DenoisingLoss:
         predicted = unet(z_t, draw.t.to(z_t.device), **told).sample
         kind = schedule.config.prediction_type
         target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
-        return (predicted.float() - target.float()).square().mean((1, 2, 3))
+        losses: Tensor = (predicted.float() - target.float()).square().mean((1, 2, 3))
+        return losses
 
     def mean(self, theta: Tensor, bank: list[Draw]) -> Tensor:
         """Mean losses (b,) of candidates theta (b, k, d) over a bank, without gradients."""
-        with torch.inference_mode():
-            return torch.stack([self(theta, draw) for draw in bank]).mean(0).clone()
+        with torch.no_grad():  # and not inference_mode(), in which forward-mode derivatives are lost
+            return torch.stack([self(theta, draw) for draw in bank]).mean(0)

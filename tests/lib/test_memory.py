@@ -283,3 +283,16 @@ def test_the_kernel_measures_what_the_ledger_says(run, unseen):
     sizes = json.loads(told.stdout.splitlines()[-1])
     assert sizes["ledger"] > 200e6
     assert -0.02 < sizes["resident"] / sizes["ledger"] - 1 < unseen
+
+
+def test_on_cuda_the_allocators_own_peak_stands_beside_the_ledgers(monkeypatch):
+    with Ledger() as without:
+        torch.ones(10)
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: calls.append("asked") or 512)
+    with Ledger() as ledger:
+        torch.ones(10)
+    assert (without.allocated, ledger.allocated, calls) == (None, 512, ["reset", "asked"])
+    assert ledger.peak.total == 40
