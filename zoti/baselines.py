@@ -65,7 +65,7 @@ def dreambooth(
     of every Step is the word as it was. For the method as published let the word start as something rare and stand
     before its class, `ConceptToken(pipe, "<new>", "sks")` and captions "a {} teapot in the snow". `prior`, an
     objective on the class's own pictures and name, is added with weight 1: their prior preservation, counted as one
-    more evaluation a step. lr suits tiny-sd's loss, five times that its looks; the paper's for Stable Diffusion is 5e-6.
+    more evaluation a step. lr suits tiny-sd's loss, five times that its looks; the paper's for SD1.5 is 5e-6.
 
     Raises ValueError at the first step where the U-Net's weights are not all 32 bits or more.
 
