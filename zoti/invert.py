@@ -150,7 +150,7 @@ def invert(
             if config.subspace:
                 grad, removed = config.subspace.project(grad, run.states["subspace"])
             theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
-            longer = _length(theta) / _length(objective.token.initial)
+            longer = _length(theta) / (_length(objective.token.initial) or 1.0)  # a word may start from nothing
             if not longer <= LONGEST:
                 stop(f"the token became {longer:.3g} times as long as it began")
             states = {

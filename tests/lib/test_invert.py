@@ -496,3 +496,9 @@ def test_bad_objectives(pipe):
             DenoisingLoss(pipe, token, latents, captions, PartialUniform(0, 1000))
     with pytest.raises(ValueError, match="knows only 1000"):
         DenoisingLoss(pipe, token, latents, ["a {}"], PartialUniform(0, 2000, 2000))
+
+
+def test_a_word_may_start_from_nothing(pipe):
+    token = ConceptToken(pipe, "<new>", torch.zeros(1, 32))
+    objective = DenoisingLoss(pipe, token, cache_latents(pipe, noise_images()), ["a {}"], PartialUniform(300, 900))
+    assert [step.index for step in invert(objective, Config(steps=2))] == [1, 2]
