@@ -9,10 +9,17 @@ before the model was loaded (resident high-water mark, Linux only).
 A step of `invert` on one thread of a busy machine, CPU ms: U-Net 23 (4 of them Python's, 4 dequantising), text encoder
 3.8, everything else 0.3. What was tried, in ms of that step:
 
-- taken: three candidates in one batch instead of three calls, -20; cached latents, no VAE in the loop, -4.6
+- taken: three candidates in one batch instead of three calls, -20; cached latents, no VAE in the loop, -4.6; the
+  U-Net's dtype read off its first parameter (`unet.dtype` asks a thousand modules), -1
 - not taken, for what it costs: replaying a `torch.jit.trace` of the U-Net, -6 to -8 with the same bits, but its graph
   holds 30 to 40 MB, twice the rest of the run, and PyTorch deprecates it; `torch.compile`, -4, for 20 s of CPU and a
   C++ compiler (-2 for 4 s without one)
+- not taken either: convolutions of few pixels as products with patches, weights stored channels last, -3, but with a
+  single candidate +2, and PyTorch has no forward-mode derivative of group_norm for what it gives; `torch.export`, 0,
+  and a flat `make_fx` graph, -1
+- tried for the multiplications themselves, which are 1.4 GFLOP, at best 5 ms on two cores here: each activation as the
+  sum of three bfloat16 numbers (exact, as INT8 codes are bfloat16 numbers too), so that AMX can multiply them: the same
+  bits to 1e-7, and no faster, oneDNN's conversions take longer than fp32's multiplications
 - not worth it: what precedes the first cross-attention computed once for all (6 % of the multiplications), -1.2 at
   most; channels_last, -0.4 to -1.4; scales folded into a layer's output, -0.9 at most, where fp16 would overflow; text
   states before the word cached (two or three of 32 positions), -0.3 at most; token ids cached, -0.05; attention

@@ -97,8 +97,8 @@ class DenoisingLoss:
     def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
         unet, schedule = self.pipe.unet, self.pipe.scheduler
         told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
-        z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(unet.dtype).expand(len(theta), -1, -1, -1)
-        predicted = unet(z_t, draw.t.to(z_t.device), **told).sample
+        z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(told["encoder_hidden_states"])
+        predicted = unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
         kind = schedule.config.prediction_type
         target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
         losses: Tensor = (predicted.float() - target.float()).square().mean((1, 2, 3))

@@ -117,10 +117,11 @@ class ConceptToken:
         this word's k and the model's d.
         """
         parts, unet = self._parts(theta, "b, "), self.pipe.unet
+        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through a thousand modules each time
         ids = torch.stack([self.ids(p) for p in prompts], 1)  # (encoders, p, L)
 
         def grid(x: Tensor) -> Tensor:  # (b p, ...) -> (b, p, ...)
-            return x.reshape(len(theta), len(prompts), *x.shape[1:]).to(unet.dtype)
+            return x.reshape(len(theta), len(prompts), *x.shape[1:]).to(dtype)
 
         if len(parts) == 1:
             return Conditions(grid(self.vocabularies[0].read(ids[0], self.token_ids[0], parts[0])[0]))
