@@ -193,12 +193,23 @@ def test_day_and_night(visit, name, scheme):
     for img in page.locator("article img.dark-light").all():
         assert img.evaluate(colour, "backgroundColor") == "rgb(255, 255, 255)"
         assert img.evaluate(colour, "filter") == "none", "the theme dims it"
-    written = ".zoti-claim p, .zoti-claims td, .zoti-predict p, .zoti-exercise p, .zoti-explorer label"
+    written = ".zoti-claim p, .zoti-claims td, .zoti-predict p, .exercise p, .zoti-explorer label"
     for part in page.locator(written).all():
         ink = luminance(part.evaluate(colour, "color"))
         behind = luminance(part.evaluate(BEHIND))
         contrast = (max(ink, behind) + 0.05) / (min(ink, behind) + 0.05)
         assert contrast >= 4.5, f"contrast {contrast:.1f}: {part.text_content()[:60]}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_solutions_are_closed_until_asked_for(visit, name):
+    page = visit(name)
+    assert page.locator(".exercise").count() == page.locator(".solution").count()
+    for solution in page.locator(".solution").all():
+        answer = solution.locator("section")
+        assert not answer.is_visible()
+        solution.locator(".toggle-button").click()
+        answer.wait_for(state="visible")
 
 
 @pytest.mark.parametrize("name", PAGES)
