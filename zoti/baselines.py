@@ -163,8 +163,8 @@ def gf_ti(
         if not losses.isfinite().all():
             raise FloatingPointError(f"the loss is not finite at generation {index}; try a smaller sigma")
         evolution.tell(candidates, losses.tolist())
-        theta, seconds = words(evolution.mean[None])[0], time.perf_counter() - began
-        yield Step(index, theta, losses.mean().item(), 0.0, index * population, seconds)
+        theta = words(evolution.result.xfavorite[None])[0]  # .mean may be in coordinates of pycma's own
+        yield Step(index, theta, losses.mean().item(), 0.0, index * population, time.perf_counter() - began)
 
 
 def forward_gradient(
