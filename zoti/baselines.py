@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoti.directions import average, random_directions
-from zoti.estimators import Estimate, LossFn
+from zoti.estimators import Estimate, LossFn, _ask
 from zoti.invert import Step
 from zoti.objective import DenoisingLoss
 from zoti.quantize import footprint
@@ -194,7 +194,7 @@ def forward_gradient(
         e = random_directions(theta, n, mu, generator, directions)
         with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             at = theta.detach().expand_as(e).clone()
-            losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))
+            losses, slopes = forward_ad.unpack_dual(_ask(loss_fn, forward_ad.make_dual(at, e)))
     if slopes is None:
         raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
     return Estimate(average(slopes, e), losses[0], slopes, n)

@@ -297,5 +297,8 @@ def test_forward_gradient_rejects():
     for options, message in [({"n": 0}, "n ="), ({"directions": "east"}, "unknown")]:
         with pytest.raises(ValueError, match=message):
             forward_gradient(wave, theta, **options, generator=generator())
+    for loss in (torch.sum, lambda t: t.sum(2)):
+        with pytest.raises(ValueError, match="return one each"):
+            forward_gradient(loss, theta, generator=generator())
     with pytest.raises(ValueError, match="no derivative came through"):
         forward_gradient(lambda t: wave(t.detach()), theta, generator=generator())
