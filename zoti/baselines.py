@@ -97,7 +97,7 @@ def dreambooth(
         began = time.perf_counter()
         for index in range(1, steps + 1):
             losses = torch.stack([term(term.token.initial[None], term.draw(generator))[0] for term in terms])
-            losses.sum().backward()
+            losses.sum().backward(inputs=list(unet.parameters()))
             adam.step()
             adam.zero_grad()
             seconds = time.perf_counter() - began

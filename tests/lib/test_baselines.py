@@ -94,6 +94,12 @@ def test_dreambooth_trains_the_unet_and_nothing_else(pipe):
         assert not any(p.requires_grad or p.grad is not None for p in part.parameters())
 
 
+def test_dreambooth_leaves_no_gradient_in_a_text_encoder_that_takes_them(pipe):
+    pipe.text_encoder.requires_grad_()
+    list(dreambooth(problem(pipe), steps=1))
+    assert all(p.requires_grad and p.grad is None for p in pipe.text_encoder.parameters())
+
+
 def test_dreambooth_closed_early_freezes_what_was_frozen(pipe):
     run = dreambooth(problem(pipe))
     loose = pipe.unet.conv_in.weight.requires_grad_()
