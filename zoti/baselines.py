@@ -44,12 +44,11 @@ def textual_inversion(
     """
     generator = torch.Generator().manual_seed(seed)
     theta = objective.token.initial.clone().requires_grad_()
-    pipe: Any = objective.pipe
     adam = torch.optim.Adam([theta], lr=lr)
     began = time.perf_counter()
     for index in range(1, steps + 1):
         draw = objective.draw(generator)
-        with recomputing(pipe.unet if checkpointing else nn.Identity()):
+        with recomputing(objective.pipe.unet if checkpointing else nn.Identity()):
             loss = objective(theta[None], draw)[0]
             (theta.grad,) = torch.autograd.grad(loss, theta)
         adam.step()
@@ -67,7 +66,7 @@ def dreambooth(
     objective on the class's own pictures and name, is added with weight 1: their prior preservation, counted as one
     more evaluation a step. lr suits tiny-sd's loss, five times that its looks; the paper's for SD1.5 is 5e-6.
 
-    Raises ValueError at the first step where the U-Net's weights are not all 32 bits or more.
+    Raises ValueError at the first step where the U-Net's weights are below 32 bits, or are not those the prior asks.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -82,6 +81,9 @@ def dreambooth(
     """
     pipe: Any = objective.pipe
     unet, theta = pipe.unet, objective.token.initial
+    terms = [objective] if prior is None else [objective, prior]
+    if terms[-1].pipe is not pipe:
+        raise ValueError("the prior asks another pipeline's U-Net, so this one would learn nothing from it; share one")
     rounded = footprint(unet).keys() - {"float32", "float64", "total"}
     if rounded:
         raise ValueError(
@@ -89,7 +91,6 @@ def dreambooth(
             "take load_pipeline(..., weights='none'), and pipe.to(torch.float32) where it came as float16"
         )
     generator = torch.Generator().manual_seed(seed)
-    terms = [objective] if prior is None else [objective, prior]
     frozen = [p for p in unet.parameters() if not p.requires_grad]
     unet.requires_grad_(True)
     try:
@@ -100,8 +101,7 @@ def dreambooth(
             losses.sum().backward(inputs=list(unet.parameters()))
             adam.step()
             adam.zero_grad()
-            seconds = time.perf_counter() - began
-            yield Step(index, theta.clone(), losses[0].item(), 0.0, index * len(terms), seconds)
+            yield Step(index, theta.clone(), losses[0].item(), 0.0, index * len(terms), time.perf_counter() - began)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)

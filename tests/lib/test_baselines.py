@@ -1,5 +1,6 @@
 """The rivals: exact derivatives agree whichever way they are taken, and nothing is left changed but what should be."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +99,12 @@ def test_dreambooth_leaves_no_gradient_in_a_text_encoder_that_takes_them(pipe):
     pipe.text_encoder.requires_grad_()
     list(dreambooth(problem(pipe), steps=1))
     assert all(p.requires_grad and p.grad is None for p in pipe.text_encoder.parameters())
+
+
+def test_dreambooth_refuses_a_prior_on_another_pipeline(pipe):
+    other = problem(copy.deepcopy(pipe))
+    with pytest.raises(ValueError, match="another pipeline"):
+        next(dreambooth(problem(pipe), other))
 
 
 def test_dreambooth_closed_early_freezes_what_was_frozen(pipe):
