@@ -123,8 +123,8 @@ def gf_ti(
     counts 30. The Step's theta is the mean of the distribution after the update, its loss the mean over the candidates.
     The evolution is pycma's (Hansen). Not here: the original's choice of A and theta_0 from the vocabulary.
 
-    Raises ValueError at the first step for population < 2 or dimensions outside [1, D], FloatingPointError for a loss
-    that is no longer finite.
+    Raises ValueError at the first step for population < 2, dimensions outside [1, D] or a sigma that is not positive
+    and finite, FloatingPointError for a loss that is no longer finite.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -136,10 +136,10 @@ def gf_ti(
     [6, 12]
     """
     start: Tensor = objective.token.initial.double()
-    if population < 2 or not 1 <= dimensions <= start.numel():
+    if population < 2 or not 1 <= dimensions <= start.numel() or not 0 < sigma < np.inf:
         raise ValueError(
-            f"population = {population}, dimensions = {dimensions}: selection needs population >= 2, "
-            f"and a subspace of this word has between 1 and {start.numel()} dimensions"
+            f"population = {population}, dimensions = {dimensions}, sigma = {sigma}: selection needs population >= 2, "
+            f"a subspace of this word has between 1 and {start.numel()} dimensions, sigma is positive and finite"
         )
     generator = torch.Generator().manual_seed(seed)
 

@@ -235,6 +235,12 @@ def test_evolution_rejects(options):
         next(gf_ti(Bowl(torch.zeros(2, 8)), **({"dimensions": 4} | options)))
 
 
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
+def test_evolution_rejects_a_spread_that_is_none(sigma):
+    with pytest.raises(ValueError, match="sigma ="):
+        next(gf_ti(Bowl(torch.zeros(2, 8)), dimensions=4, sigma=sigma))
+
+
 def test_evolution_stops_at_a_loss_that_is_not_finite():
     with pytest.raises(FloatingPointError, match="generation 1"):
         next(gf_ti(Bowl(torch.full((1, 8), float("inf"))), dimensions=4))
