@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoti import Guided, guided, one_point, rge, spsa
+from zoti.baselines import forward_gradient
 
 D = 24
 ESTIMATORS = [rge, spsa, one_point]
@@ -222,6 +223,14 @@ def test_thetas_histories_and_losses_of_other_shapes_are_refused():
     for estimator in ESTIMATORS:
         with pytest.raises(ValueError, match="return one each"):
             estimator(lambda t: t.sum(), start(), generator=generator())
+
+
+@pytest.mark.parametrize(("asked", "answered"), [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_a_model_may_answer_in_another_precision_than_it_is_asked(asked, answered):
+    a = start(2)
+    for estimator in (*ESTIMATORS, forward_gradient):
+        estimate = estimator(lambda t: linear(a)(t.double()).to(answered), start().to(asked), 3, generator=generator())
+        assert estimate.grad.dtype == asked
 
 
 def test_bad_directions():
