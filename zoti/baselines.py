@@ -30,8 +30,8 @@ def textual_inversion(
     """Adam on the exact gradient of the same objective (Gal et al. 2023); yields the same Steps as `invert`.
 
     Counts one evaluation a step; its backward pass costs about two more. With `checkpointing` the U-Net keeps
-    activations only where its layers meet and computes the rest a second time: one evaluation more, the same gradient,
-    less memory. Between steps the U-Net is as it was. Works on weights of every kind.
+    activations only where its layers meet and computes the rest a second time: about one pass more, which is not
+    counted, for the same gradient in less memory. Between steps the U-Net is as it was. Works on weights of every kind.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
