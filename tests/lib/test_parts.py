@@ -71,6 +71,13 @@ def test_authors_second_moment_underflows_below_5_5e_3(size, alive):
     assert bool(state["v"].all()) is bool(state["v"].any()) is alive
 
 
+def test_authors_bias_corrections_are_fp32_and_the_rates_are_those_published():
+    theta, state = authors_run(0.0371)
+    m_hat, v_hat = state["m"].float() / (1 - 0.9), state["v"].float() / (1 - 0.999)
+    torch.testing.assert_close(theta, -1e-2 * m_hat / (v_hat.sqrt() + 1e-3), rtol=1e-5, atol=0)
+    assert ZOAdam() == ZOAdam(lr=5e-3)
+
+
 def test_without_a_second_moment_the_authors_adam_is_momentum_descent():
     size = 4e-3
     theta, state = authors_run(size, steps=200)
