@@ -45,6 +45,12 @@ def test_checkpointing_takes_the_same_steps_and_computes_twice(pipe, weights):
     assert modes(pipe.unet) == before
 
 
+def test_the_seed_decides_what_textual_inversion_sees(pipe):
+    objective = problem(pipe)
+    first, again, other = (next(textual_inversion(objective, seed=seed)).loss for seed in (0, 0, 1))
+    assert first == again != other
+
+
 def test_checkpointing_keeps_less(pipe):
     objective, peaks = problem(quantized(pipe, "int8")), []
     for checkpointing in (False, True):
