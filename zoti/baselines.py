@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoti.directions import average, random_directions
-from zoti.estimators import Estimate, LossFn
+from zoti.estimators import Estimate, LossFn, _ask
 from zoti.invert import Step
 from zoti.objective import DenoisingLoss
 from zoti.quantize import footprint
@@ -30,8 +30,8 @@ def textual_inversion(
     """Adam on the exact gradient of the same objective (Gal et al. 2023); yields the same Steps as `invert`.
 
     Counts one evaluation a step; its backward pass costs about two more. With `checkpointing` the U-Net keeps
-    activations only where its layers meet and computes the rest a second time: one evaluation more, the same gradient,
-    less memory. Between steps the U-Net is as it was. Works on weights of every kind.
+    activations only where its layers meet and computes the rest a second time: about one pass more, which is not
+    counted, for the same gradient in less memory. Between steps the U-Net is as it was. Works on weights of every kind.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -44,12 +44,11 @@ def textual_inversion(
     """
     generator = torch.Generator().manual_seed(seed)
     theta = objective.token.initial.clone().requires_grad_()
-    pipe: Any = objective.pipe
     adam = torch.optim.Adam([theta], lr=lr)
     began = time.perf_counter()
     for index in range(1, steps + 1):
         draw = objective.draw(generator)
-        with recomputing(pipe.unet if checkpointing else nn.Identity()):
+        with recomputing(objective.pipe.unet if checkpointing else nn.Identity()):
             loss = objective(theta[None], draw)[0]
             (theta.grad,) = torch.autograd.grad(loss, theta)
         adam.step()
@@ -67,7 +66,7 @@ def dreambooth(
     objective on the class's own pictures and name, is added with weight 1: their prior preservation, counted as one
     more evaluation a step. lr suits tiny-sd's loss, five times that its looks; the paper's for SD1.5 is 5e-6.
 
-    Raises ValueError at the first step where the U-Net's weights are not all 32 bits or more.
+    Raises ValueError at the first step where the U-Net's weights are below 32 bits, or are not those the prior asks.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -82,6 +81,9 @@ def dreambooth(
     """
     pipe: Any = objective.pipe
     unet, theta = pipe.unet, objective.token.initial
+    terms = [objective] if prior is None else [objective, prior]
+    if terms[-1].pipe is not pipe:
+        raise ValueError("the prior asks another pipeline's U-Net, so this one would learn nothing from it; share one")
     rounded = footprint(unet).keys() - {"float32", "float64", "total"}
     if rounded:
         raise ValueError(
@@ -89,7 +91,6 @@ def dreambooth(
             "take load_pipeline(..., weights='none'), and pipe.to(torch.float32) where it came as float16"
         )
     generator = torch.Generator().manual_seed(seed)
-    terms = [objective] if prior is None else [objective, prior]
     frozen = [p for p in unet.parameters() if not p.requires_grad]
     unet.requires_grad_(True)
     try:
@@ -97,11 +98,10 @@ def dreambooth(
         began = time.perf_counter()
         for index in range(1, steps + 1):
             losses = torch.stack([term(term.token.initial[None], term.draw(generator))[0] for term in terms])
-            losses.sum().backward()
+            losses.sum().backward(inputs=list(unet.parameters()))
             adam.step()
             adam.zero_grad()
-            seconds = time.perf_counter() - began
-            yield Step(index, theta.clone(), losses[0].item(), 0.0, index * len(terms), seconds)
+            yield Step(index, theta.clone(), losses[0].item(), 0.0, index * len(terms), time.perf_counter() - began)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -123,8 +123,8 @@ def gf_ti(
     counts 30. The Step's theta is the mean of the distribution after the update, its loss the mean over the candidates.
     The evolution is pycma's (Hansen). Not here: the original's choice of A and theta_0 from the vocabulary.
 
-    Raises ValueError at the first step for population < 2 or dimensions outside [1, D], FloatingPointError for a loss
-    that is no longer finite.
+    Raises ValueError at the first step for population < 2, dimensions outside [1, D] or a sigma that is not positive
+    and finite, FloatingPointError for a loss that is no longer finite.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -136,10 +136,10 @@ def gf_ti(
     [6, 12]
     """
     start: Tensor = objective.token.initial.double()
-    if population < 2 or not 1 <= dimensions <= start.numel():
+    if population < 2 or not 1 <= dimensions <= start.numel() or not 0 < sigma < np.inf:
         raise ValueError(
-            f"population = {population}, dimensions = {dimensions}: selection needs population >= 2, "
-            f"and a subspace of this word has between 1 and {start.numel()} dimensions"
+            f"population = {population}, dimensions = {dimensions}, sigma = {sigma}: selection needs population >= 2, "
+            f"a subspace of this word has between 1 and {start.numel()} dimensions, sigma is positive and finite"
         )
     generator = torch.Generator().manual_seed(seed)
 
@@ -163,8 +163,8 @@ def gf_ti(
         if not losses.isfinite().all():
             raise FloatingPointError(f"the loss is not finite at generation {index}; try a smaller sigma")
         evolution.tell(candidates, losses.tolist())
-        theta, seconds = words(evolution.mean[None])[0], time.perf_counter() - began
-        yield Step(index, theta, losses.mean().item(), 0.0, index * population, seconds)
+        theta = words(evolution.result.xfavorite[None])[0]  # .mean may be in coordinates of pycma's own
+        yield Step(index, theta, losses.mean().item(), 0.0, index * population, time.perf_counter() - began)
 
 
 def forward_gradient(
@@ -181,9 +181,9 @@ def forward_gradient(
 
     grad = (1/n) sum_i (g . e_i) e_i: what `rge` tends to as mu -> 0, from the same directions, without rounding. mu is
     there for the contract and not used. theta: (k, d). Costs n evaluations, each of which carries its tangent along and
-    keeps nothing for later: twice the arithmetic of a forward pass, and 3.6 times its seconds on tiny-sd, for PyTorch
-    makes the tangents of norms from many small parts. Attention runs by the full matrix meanwhile, the one form of it
-    that PyTorch differentiates forwards. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
+    keeps nothing for later: twice the arithmetic of a forward pass, 3.6 times its seconds on tiny-sd. Attention runs by
+    the full matrix meanwhile; in float16 the tangent of LayerNorm is nan where its input deviates by under 0.025: take
+    bfloat16 or float32. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
 
     >>> two, die = torch.tensor([[2.0]]), torch.Generator()
     >>> cube = lambda c: c[:, 0, 0] ** 3  # slope 3 theta**2 = 12, e is 1 or -1
@@ -194,7 +194,7 @@ def forward_gradient(
         e = random_directions(theta, n, mu, generator, directions)
         with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             at = theta.detach().expand_as(e).clone()
-            losses, slopes = forward_ad.unpack_dual(loss_fn(forward_ad.make_dual(at, e)))
+            losses, slopes = forward_ad.unpack_dual(_ask(loss_fn, forward_ad.make_dual(at, e)))
     if slopes is None:
         raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
     return Estimate(average(slopes, e), losses[0], slopes, n)

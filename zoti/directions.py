@@ -60,4 +60,4 @@ def average(slopes: Tensor, e: Tensor) -> Tensor:
     >>> average(torch.tensor([2.0, 4.0]), torch.eye(2).unsqueeze(1))
     tensor([[1., 2.]])
     """
-    return torch.einsum("n,nkd->kd", slopes, e) / len(slopes)
+    return torch.einsum("n,nkd->kd", slopes.to(e), e) / len(slopes)

@@ -64,9 +64,9 @@ class SubspaceGradient:
         """
         if not torch.isfinite(buffer).all():
             raise FloatingPointError("a token that is not finite has no directions; stop before, or learn more slowly")
+        buffer = buffer - buffer[0]  # a still coordinate is now exactly 0, the mean of equal numbers may not be theirs
         centred = buffer - buffer.mean(0)
         deviation = buffer.std(0, correction=0) if self.standardise else buffer.new_ones(())
-        # a still coordinate stays 0
         _, s, vh = torch.linalg.svd(centred / torch.where(deviation > 0, deviation, 1), full_matrices=False)
         explained = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
         kept = self.keep or int((explained <= 1 - self.nu).sum()) + 1

@@ -1,5 +1,6 @@
 """The rivals: exact derivatives agree whichever way they are taken, and nothing is left changed but what should be."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,12 @@ def test_checkpointing_takes_the_same_steps_and_computes_twice(pipe, weights):
         torch.testing.assert_close(a.theta, b.theta, rtol=1e-5, atol=1e-6)
         assert a.loss == pytest.approx(b.loss, rel=1e-6)
     assert modes(pipe.unet) == before
+
+
+def test_the_seed_decides_what_textual_inversion_sees(pipe):
+    objective = problem(pipe)
+    first, again, other = (next(textual_inversion(objective, seed=seed)).loss for seed in (0, 0, 1))
+    assert first == again != other
 
 
 def test_checkpointing_keeps_less(pipe):
@@ -92,6 +99,18 @@ def test_dreambooth_trains_the_unet_and_nothing_else(pipe):
     assert objective.mean(token[None], bank) < start
     for part in parts:
         assert not any(p.requires_grad or p.grad is not None for p in part.parameters())
+
+
+def test_dreambooth_leaves_no_gradient_in_a_text_encoder_that_takes_them(pipe):
+    pipe.text_encoder.requires_grad_()
+    list(dreambooth(problem(pipe), steps=1))
+    assert all(p.requires_grad and p.grad is None for p in pipe.text_encoder.parameters())
+
+
+def test_dreambooth_refuses_a_prior_on_another_pipeline(pipe):
+    other = problem(copy.deepcopy(pipe))
+    with pytest.raises(ValueError, match="another pipeline"):
+        next(dreambooth(problem(pipe), other))
 
 
 def test_dreambooth_closed_early_freezes_what_was_frozen(pipe):
@@ -161,6 +180,20 @@ def test_evolution_in_the_whole_space_finds_the_bottom():
     torch.testing.assert_close(last.theta, bowl.target, rtol=0, atol=2e-2)
 
 
+def test_evolution_reports_a_mean_that_lies_among_its_candidates():
+    candidates, stretch = [], torch.tensor([1.0, 1e13], dtype=torch.float64)
+
+    class Valley(Bowl):  # so narrow that pycma changes its coordinates on the way
+        def __call__(self, theta: torch.Tensor, draw: int) -> torch.Tensor:
+            candidates.append(theta.clone())
+            return ((theta - self.target).double().square() * stretch).sum((1, 2))
+
+    for step in gf_ti(Valley(torch.tensor([[1.0, 0.0]])), steps=100, population=12, dimensions=2, sigma=0.3):
+        low, high = candidates[-1].amin(0), candidates[-1].amax(0)
+        slack = 1e-3 * (high - low)
+        assert ((low - slack < step.theta) & (step.theta < high + slack)).all()
+
+
 def test_evolution_in_a_subspace_finds_the_nearest_point_of_it():
     bowl = Bowl(torch.randn(1, 40, generator=generator()))
     steps = list(gf_ti(bowl, steps=300, population=12, dimensions=5, sigma=0.3))
@@ -206,6 +239,12 @@ def test_evolution_learns_through_a_quantized_model_and_writes_nothing(pipe, tmp
 def test_evolution_rejects(options):
     with pytest.raises(ValueError, match="between 1 and 16 dimensions"):
         next(gf_ti(Bowl(torch.zeros(2, 8)), **({"dimensions": 4} | options)))
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
+def test_evolution_rejects_a_spread_that_is_none(sigma):
+    with pytest.raises(ValueError, match="sigma ="):
+        next(gf_ti(Bowl(torch.zeros(2, 8)), dimensions=4, sigma=sigma))
 
 
 def test_evolution_stops_at_a_loss_that_is_not_finite():
@@ -283,5 +322,8 @@ def test_forward_gradient_rejects():
     for options, message in [({"n": 0}, "n ="), ({"directions": "east"}, "unknown")]:
         with pytest.raises(ValueError, match=message):
             forward_gradient(wave, theta, **options, generator=generator())
+    for loss in (torch.sum, lambda t: t.sum(2)):
+        with pytest.raises(ValueError, match="return one each"):
+            forward_gradient(loss, theta, generator=generator())
     with pytest.raises(ValueError, match="no derivative came through"):
         forward_gradient(lambda t: wave(t.detach()), theta, generator=generator())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoti import Guided, guided, one_point, rge, spsa
+from zoti.baselines import forward_gradient
 
 D = 24
 ESTIMATORS = [rge, spsa, one_point]
@@ -124,6 +125,7 @@ def test_directions_are_what_they_are_called(kind):
         assert torch.equal(e.abs(), torch.ones_like(e))
     if kind == "orthogonal":
         torch.testing.assert_close(e @ e.mT, D * torch.eye(n, dtype=torch.float64).expand(len(e), n, n))
+    assert e.mean(0).abs().max() < 0.5  # five deviations; a frame with the signs of QR stands on one side
     assert abs(e.square().mean() - 1) < (0.1 if kind == "gaussian" else 1e-9)
 
 
@@ -171,13 +173,13 @@ def test_guided_without_history_or_stretch_is_spsa():
 
 
 def test_guided_remembers_the_last_estimates_in_order():
-    memory, grads = Guided(memory=2), [start(i) for i in range(3)]
+    memory, grads = Guided(memory=2, alpha=0.2), [start(i) for i in range(3)]
     state = memory.init(start())
     for grad in grads:
         state = memory.observe(grad, state)
     assert torch.equal(state["history"], torch.stack(grads[1:]))
     estimate = memory(quadratic, start(), 3, 1e-3, generator=generator(5), **state)
-    expected = guided(quadratic, start(), 3, 1e-3, generator=generator(5), history=state["history"])
+    expected = guided(quadratic, start(), 3, 1e-3, generator=generator(5), history=state["history"], alpha=0.2)
     assert torch.equal(estimate.grad, expected.grad)
 
 
@@ -193,6 +195,19 @@ def test_evaluations_are_counted_and_asked_in_one_call():
     assert one_point(loss, start(), 3, generator=generator()).evaluations == 4
     assert guided(loss, start(), 3, generator=generator(), history=start()[None]).evaluations == 6
     assert calls == [4, 6, 4, 6]
+
+
+def test_the_loss_is_that_of_theta_or_of_the_candidates_mean():
+    seen = []
+
+    def loss(theta):
+        seen.append(quadratic(theta))
+        return seen[-1]
+
+    for estimator in ESTIMATORS:
+        estimate = estimator(loss, start(), 3, 0.5, generator=generator())
+        assert estimate.loss == (quadratic(start()[None])[0] if estimator is rge else seen[-1].mean())
+    assert guided(loss, start(), 3, 0.5, generator=generator(), history=start()[None]).loss == seen[-1].mean()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,6 +237,14 @@ def test_thetas_histories_and_losses_of_other_shapes_are_refused():
     for estimator in ESTIMATORS:
         with pytest.raises(ValueError, match="return one each"):
             estimator(lambda t: t.sum(), start(), generator=generator())
+
+
+@pytest.mark.parametrize(("asked", "answered"), [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_a_model_may_answer_in_another_precision_than_it_is_asked(asked, answered):
+    a = start(2)
+    for estimator in (*ESTIMATORS, forward_gradient):
+        estimate = estimator(lambda t: linear(a)(t.double()).to(answered), start().to(asked), 3, generator=generator())
+        assert estimate.grad.dtype == asked
 
 
 def test_bad_directions():

@@ -71,6 +71,13 @@ def test_authors_second_moment_underflows_below_5_5e_3(size, alive):
     assert bool(state["v"].all()) is bool(state["v"].any()) is alive
 
 
+def test_authors_bias_corrections_are_fp32_and_the_rates_are_those_published():
+    theta, state = authors_run(0.0371)
+    m_hat, v_hat = state["m"].float() / (1 - 0.9), state["v"].float() / (1 - 0.999)
+    torch.testing.assert_close(theta, -1e-2 * m_hat / (v_hat.sqrt() + 1e-3), rtol=1e-5, atol=0)
+    assert ZOAdam() == ZOAdam(lr=5e-3)
+
+
 def test_without_a_second_moment_the_authors_adam_is_momentum_descent():
     size = 4e-3
     theta, state = authors_run(size, steps=200)
@@ -152,6 +159,25 @@ def test_a_planted_rank_is_kept():
     assert (removed @ leading.T).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize(("nu", "kept"), [(0.2, 1), (0.06, 2), (0.04, 3), (0.007, 3), (0.0035, 4)])
+def test_nu_is_a_share_of_the_variance(nu, kept):
+    u = torch.linalg.qr(torch.cat([torch.ones(16, 1, dtype=torch.float64), randn(16, 4)], 1)).Q[:, 1:]  # centred
+    shares = torch.tensor([0.9, 0.05, 0.045, 0.005], dtype=torch.float64)
+    buffer = u * shares.sqrt() @ torch.linalg.qr(randn(20, 4, seed=1)).Q.T
+    assert len(SubspaceGradient(tau=16, nu=nu, standardise=False).low_variance(buffer)) == 4 - kept
+
+
+def test_the_papers_window_and_share_are_the_defaults():
+    assert SubspaceGradient() == SubspaceGradient(tau=128, nu=1e-3)
+
+
+def test_no_gradient_loses_no_share_and_no_number_no_direction():
+    sg, path = SubspaceGradient(tau=16, nu=0.3), randn(16, 1, 40).cumsum(0)
+    assert sg.project(torch.zeros(1, 40, dtype=torch.float64), watch(sg, path))[1] == 0.0
+    with pytest.raises(FloatingPointError, match="not finite"):
+        watch(sg, path / 0)
+
+
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10))
 def test_subspace_ignores_sign_translation_and_scale(seed, scale):
     sg, buffer = SubspaceGradient(tau=12, nu=0.2), randn(12, 20, seed=seed).cumsum(0)
@@ -163,6 +189,14 @@ def test_subspace_ignores_sign_translation_and_scale(seed, scale):
 def test_a_token_that_does_not_move_removes_nothing():
     state = watch(SubspaceGradient(tau=4), torch.ones(4, 1, 6))
     assert len(state["removed"]) == 0
+
+
+def test_still_coordinates_are_no_direction_whatever_their_value():
+    for seed in range(200):
+        g = generator(seed)
+        buffer = torch.randn(768, generator=g).repeat(7, 1)  # in fp32 the mean of seven equal numbers may be another
+        buffer[:, :10] += torch.randn(7, 3, generator=g) @ torch.randn(3, 10, generator=g)
+        assert not SubspaceGradient(tau=7).low_variance(buffer)[:, 10:].any()
 
 
 @pytest.mark.parametrize("keep", [1, 5, 15, 16])
@@ -208,9 +242,11 @@ def test_random_subspace_removes_as_much_room_but_any_directions():
     assert abs(shares.mean() - sizes[0] / 40) < 4 * shares.std() / 60**0.5  # r/D of any gradient
     first = watch(RandomSubspace(**options), path[:16])["removed"]
     again = watch(RandomSubspace(**options), path[:16])["removed"]
-    other = watch(RandomSubspace(**options), path)["removed"]
+    other = watch(RandomSubspace(**options), torch.cat([path[:16], path[:16]]))["removed"]
     assert torch.equal(first, again)
-    assert not torch.equal(first[:1], other[:1])  # a new window, new directions
+    assert first.shape == other.shape
+    assert not torch.allclose(first, other)  # a new window, new directions
+    assert len(watch(RandomSubspace(**options, seed=2**62), path)["removed"])  # as large as a Config's may be
 
 
 @pytest.mark.parametrize(
@@ -254,6 +290,8 @@ def test_snr_weighted_follows_its_formula_and_leans_towards_noise():
     torch.testing.assert_close(sampler.probabilities, weight / weight.sum())
     assert sampler.probabilities[0] == 0
     assert (sampler.probabilities.diff() > 0).all()
+    assert sampler.high == 1000
+    assert SNRWeighted(torch.tensor([0.9, 0.9, 0.5])).probabilities.tolist() == [0, 0, 1]  # it may stand still a while
     t = sampler.sample(200_000, generator())
     assert t.dtype == torch.int64
     assert chi_square_is_ordinary(t, sampler.probabilities)
