@@ -72,6 +72,22 @@ def test_w8a8_is_linear8bitlt_in_eval():
     assert (ours(x) - theirs(x)).norm() / ours(x).norm() < 3e-4  # their output passes through fp16
 
 
+@pytest.mark.parametrize("dtype, error", [(torch.float16, 2e-3), (torch.bfloat16, 1e-2), (torch.float64, 1e-6)])
+def test_w8a8_multiplies_in_full_precision_whatever_its_input(dtype, error):
+    """A GPU's pipeline is fp16, which ends at 65504; a sum of 1280 products of bytes does not."""
+    (layer,), x = quantize_(nn.Sequential(nn.Linear(1280, 48)), "llm_int8"), torch.randn(5, 1280).half().float()
+    expected, y = layer(x), layer.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    assert (y - expected).norm() / expected.norm() < error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(16,), (0, 16), (2, 0, 16), (2, 3, 4, 16)])
+def test_a_linear_layer_takes_any_shape_that_a_plain_one_takes(kind, shape):
+    (layer,) = quantize_(nn.Sequential(nn.Linear(16, 5)), kind)
+    assert layer(torch.randn(shape)).shape == (*shape[:-1], 5)
+
+
 def test_w8a8_rounds_activations_and_weight_only_does_not():
     layer, x = nn.Linear(64, 48), torch.randn(8, 64)
     plain = F.linear(x, QuantLinear(layer).weight, layer.bias)
