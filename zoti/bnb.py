@@ -36,7 +36,7 @@ class NF4Linear(QuantLinear):
         if weight.is_meta:  # their kernels are for real devices; a shape is all a meta tensor has
             n = weight.numel()
             return weight.new_empty((n + 1) // 2, 1, dtype=torch.uint8), weight.new_empty((n + 63) // 64).float()
-        codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+        codes, state = bnb.quantize_4bit(weight.float(), blocksize=64, quant_type="nf4")
         return codes, state.absmax
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,7 @@
 """Quantized layers: bounds, equality with plain layers on the dequantised weight, bytes, and finite differences."""
 
+import copy
+
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -58,6 +60,16 @@ def test_nf4_is_that_of_bitsandbytes(shape):
     quant = NF4Linear(layer)
     assert torch.equal(quant.weight, bnb.dequantize_4bit(theirs, state))
     assert footprint(quant)["nf4"] == (layer.weight.numel() + 1) // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_quantized_alike(kind, dtype):
+    layer = nn.Linear(64, 8).to(dtype)
+    (expected,) = quantize_(nn.Sequential(copy.deepcopy(layer).float()), kind)
+    (quant,) = quantize_(nn.Sequential(layer), kind)
+    assert torch.equal(quant.codes, expected.codes) and torch.equal(quant.scale, expected.scale)
+    assert quant(torch.randn(2, 64, dtype=dtype)).dtype == quant.weight.dtype == dtype
 
 
 def test_w8a8_is_linear8bitlt_in_eval():
