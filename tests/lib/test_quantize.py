@@ -100,6 +100,19 @@ def test_a_linear_layer_takes_any_shape_that_a_plain_one_takes(kind, shape):
     assert layer(torch.randn(shape)).shape == (*shape[:-1], 5)
 
 
+def test_bitsandbytes_has_no_int8_kernel_that_leaves_activations_alone_in_eval():
+    """Why `QuantLinear` stores what `Linear8bitLt` does and multiplies for itself; should this fail, use theirs."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer, x = nn.Linear(64, 48), torch.randn(5, 64)
+    theirs, ours = Linear8bitLt(64, 48, has_fp16_weights=False), QuantLinear(layer)
+    theirs.load_state_dict(layer.state_dict(), strict=False)
+    theirs = theirs.to("cpu")
+    ours.codes, ours.scale = theirs.weight.data, theirs.weight.SCB / 127
+    error = [float((theirs.train(mode)(x) - ours(x)).detach().norm() / ours(x).norm()) for mode in (True, False)]
+    assert error[0] < 1e-6 < 1e-3 < error[1]
+
+
 def test_w8a8_rounds_activations_and_weight_only_does_not():
     layer, x = nn.Linear(64, 48), torch.randn(8, 64)
     plain = F.linear(x, QuantLinear(layer).weight, layer.bias)
