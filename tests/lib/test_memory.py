@@ -190,6 +190,8 @@ def test_errors():
         architecture("sd9")
     with pytest.raises(ValueError, match="int8, float16, float32"):
         architecture("sd1.5", "int3")
+    with pytest.raises(ValueError, match="float16, float32"):
+        dreambooth("tiny-sd", "int8")
 
 
 def test_parameters_of_the_published_models():
