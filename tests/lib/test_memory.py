@@ -229,6 +229,17 @@ def test_an_architecture_from_the_folder_of_a_pipeline(tmp_path):
     assert ours.peak.total < rival.peak.total < 100e6
 
 
+def test_the_folder_of_an_sdxl_has_two_encoders(tmp_path, xl):
+    xl.save_pretrained(tmp_path)
+    model = architecture(str(tmp_path), "float32")
+    assert model.width == 32 + 48
+    for ours, theirs in zip(model.networks(), (xl.unet, xl.text_encoder, xl.text_encoder_2, xl.vae), strict=True):
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+    assert zeroth_order(str(tmp_path)).peak.total > 0
+
+
 @pytest.mark.parametrize(
     "gigabytes, scenario, options",
     [
