@@ -90,6 +90,14 @@ def test_phases_have_peaks_of_their_own_and_go_on_when_entered_again():
     assert len(kept) == 10
 
 
+def test_a_ledger_entered_again_begins_again():
+    ledger = Ledger()
+    for n in (1000, 10):
+        with ledger:
+            torch.ones(n)
+        assert ledger.peak.total == 4 * n
+
+
 def test_what_was_made_before_is_booked_when_it_is_touched():
     before = torch.ones(50)
     with Ledger() as ledger:
