@@ -193,6 +193,12 @@ def test_half_precision_leaves_the_scales_and_with_them_channels_of_small_weight
     assert torch.equal(half.float().weight, exact.weight)
 
 
+def test_scales_go_along_when_device_and_precision_change_at_once():
+    layer = QuantLinear(nn.Linear(4, 3)).to("meta", torch.float16)  # as load_pipeline moves a pipeline to a GPU
+    assert {x.device.type for x in layer.buffers()} == {"meta"}
+    assert (layer.scale.dtype, layer.bias.dtype) == (torch.float32, torch.float16)
+
+
 @pytest.mark.parametrize(
     "layer, shape",
     [
