@@ -127,6 +127,10 @@ def test_a_ledger_changes_no_result_and_leaves_nothing_behind():
             assert ledger.live["gradients"] == 4 * 325
             del y
             assert ghost() is None  # what autograd saved is no circle
+            y = x.clone().requires_grad_().exp()  # keeps its own result for the backward pass
+            ghost = weakref.ref(y.untyped_storage())
+            del y
+            assert ghost() is None
         assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), plain, strict=True))
         assert F.scaled_dot_product_attention is attention
         assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
