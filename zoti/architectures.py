@@ -5,6 +5,7 @@ stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community/stable-diffusion-2-1-
 stabilityai/stable-diffusion-xl-base-1.0.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,17 +163,21 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
 
 
 def _stable_diffusion(unet: dict[str, Any], texts: tuple[CLIPTextConfig, ...]) -> Architecture:
+    return Architecture(UNet2DConditionModel(**unet), AutoencoderKL(**_VAE), _encoders(texts))
+
+
+def _encoders(texts: Iterable[CLIPTextConfig]) -> tuple[CLIPTextModel, ...]:
     kinds = (CLIPTextModel, CLIPTextModelWithProjection)  # the second of two has a projection
-    encoders = tuple(kind(config) for kind, config in zip(kinds, texts, strict=False))
-    return Architecture(UNet2DConditionModel(**unet), AutoencoderKL(**_VAE), encoders)
+    return tuple(kind(config) for kind, config in zip(kinds, texts, strict=False))
 
 
 def _folder(name: str) -> Architecture:
     folder = Path(PRESETS[name].source if name in PRESETS else name)
     if not (folder / "unet" / "config.json").exists():
         raise ValueError(f"no architecture {name!r}; choose from {', '.join(CONFIGS)}, or give a pipeline's folder")
+    texts = [part for part in (folder / "text_encoder", folder / "text_encoder_2") if part.exists()]
     return Architecture(
         UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
         AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
-        (CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),),
+        _encoders(CLIPTextConfig.from_pretrained(part) for part in texts),
     )

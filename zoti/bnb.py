@@ -36,7 +36,7 @@ class NF4Linear(QuantLinear):
         if weight.is_meta:  # their kernels are for real devices; a shape is all a meta tensor has
             n = weight.numel()
             return weight.new_empty((n + 1) // 2, 1, dtype=torch.uint8), weight.new_empty((n + 63) // 64).float()
-        codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+        codes, state = bnb.quantize_4bit(weight.float(), blocksize=64, quant_type="nf4")
         return codes, state.absmax
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -65,9 +65,10 @@ class W8A8Linear(QuantLinear):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_meta:
             return super().forward(x)
-        rows, largest, _ = bnb.int8_vectorwise_quant(x.detach().flatten(0, -2).half())  # their kernels take fp16
-        products = bnb.int8_linear_matmul(rows, self.codes).to(x.dtype)  # (rows, out), exact in int32
-        y: Tensor = (products * (largest[:, None] / 127 * self.scale).to(x.dtype)).view(*x.shape[:-1], -1)
+        rows, largest, _ = bnb.int8_vectorwise_quant(x.detach().reshape(-1, self.in_features).half())  # all theirs take
+        products = bnb.int8_linear_matmul(rows, self.codes)  # (rows, out), exact in int32 and far above fp16's 65504
+        scale = (largest[:, None] / 127 * self.scale).to(torch.promote_types(x.dtype, torch.float32))
+        y: Tensor = (products * scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
         y = y if self.bias is None else y + self.bias
         if (torch.is_grad_enabled() and x.requires_grad) or unpack_dual(x).tangent is not None:
             smooth = super().forward(x)

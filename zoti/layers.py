@@ -111,6 +111,10 @@ class Rebuild(torch.autograd.Function):
 class QuantLinear(Quantized):
     """`nn.Linear` with INT8 or INT4 weights. x: (..., in) -> (..., out), computed in x's dtype.
 
+    INT8 codes are stored as bitsandbytes stores them, but not multiplied by its kernel, which rounds activations too:
+    its `Linear8bitLt` (0.50) leaves them alone in train() on a CPU or XPU only, by a plain product as here.
+    (`W8A8Linear` is on that kernel, `NF4Linear` on bitsandbytes for storage and dequantising.)
+
     >>> layer = nn.Linear(16, 8)
     >>> for kind in "int8", "int4":
     ...     quant = QuantLinear(layer, kind)

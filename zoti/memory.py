@@ -154,7 +154,7 @@ class Ledger(TorchDispatchMode):
         self.book("optimizer state", *(x for x in tree_leaves(list(optimizer.state.values())) if torch.is_tensor(x)))
 
     def __enter__(self) -> "Ledger":
-        self.live = dict.fromkeys(CATEGORIES, 0)
+        self.live, self.peaks = dict.fromkeys(CATEGORIES, 0), {}  # entered again, it begins again
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with ExitStack() as stack:

@@ -9,7 +9,8 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     """Symmetric rounding with one scale per output channel (Eq. 2 with N = bits and offset o = 0).
 
     weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,). `|W - codes * scale|` <=
-    scale / 2 everywhere. At 8 bits these are the codes and scales of bitsandbytes' row-wise `int8_vectorwise_quant`.
+    scale / 2 everywhere. At 8 bits these are the codes of bitsandbytes' row-wise `int8_vectorwise_quant`, but for a tie
+    in a million, and its scales over 127.
 
     >>> quantize_weight(torch.tensor([[0.5, -1.27], [0.0, 254.0]]))
     (tensor([[  50, -127],

@@ -153,7 +153,7 @@ def number(x: Any) -> str:
     value = float(x)
     if not math.isfinite(value):
         return str(value)
-    if (value.is_integer() and abs(value) < 1e9) or 1000 <= abs(value) < 1e6:
+    if (value.is_integer() and abs(value) < 1e9) or 999.5 <= abs(value) < 1e6:
         return f"{value:,.0f}"
     mantissa, _, power = f"{value:.3g}".partition("e")
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) if power else ""

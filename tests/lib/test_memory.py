@@ -90,10 +90,18 @@ def test_phases_have_peaks_of_their_own_and_go_on_when_entered_again():
     assert len(kept) == 10
 
 
+def test_a_ledger_entered_again_begins_again():
+    ledger = Ledger()
+    for n in (1000, 10):
+        with ledger:
+            torch.ones(n)
+        assert ledger.peak.total == 4 * n
+
+
 def test_what_was_made_before_is_booked_when_it_is_touched():
-    before = torch.ones(50)
+    before = torch.ones(50)[:10]  # ten numbers, and a storage of fifty
     with Ledger() as ledger:
-        before.view(5, 10)
+        before.view(5, 2)
         assert ledger.live["temporaries"] == 200
 
 
@@ -119,6 +127,10 @@ def test_a_ledger_changes_no_result_and_leaves_nothing_behind():
             assert ledger.live["gradients"] == 4 * 325
             del y
             assert ghost() is None  # what autograd saved is no circle
+            y = x.clone().requires_grad_().exp()  # keeps its own result for the backward pass
+            ghost = weakref.ref(y.untyped_storage())
+            del y
+            assert ghost() is None
         assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), plain, strict=True))
         assert F.scaled_dot_product_attention is attention
         assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
@@ -190,6 +202,8 @@ def test_errors():
         architecture("sd9")
     with pytest.raises(ValueError, match="int8, float16, float32"):
         architecture("sd1.5", "int3")
+    with pytest.raises(ValueError, match="float16, float32"):
+        dreambooth("tiny-sd", "int8")
 
 
 def test_parameters_of_the_published_models():
@@ -225,6 +239,17 @@ def test_an_architecture_from_the_folder_of_a_pipeline(tmp_path):
     assert model.encode(model.picture()).shape == model.latent().shape == (1, 32, 8, 8)
     rival, ours = textual_inversion(str(tmp_path)), zeroth_order(str(tmp_path))
     assert ours.peak.total < rival.peak.total < 100e6
+
+
+def test_the_folder_of_an_sdxl_has_two_encoders(tmp_path, xl):
+    xl.save_pretrained(tmp_path)
+    model = architecture(str(tmp_path), "float32")
+    assert model.width == 32 + 48
+    for ours, theirs in zip(model.networks(), (xl.unet, xl.text_encoder, xl.text_encoder_2, xl.vae), strict=True):
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+    assert zeroth_order(str(tmp_path)).peak.total > 0
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Scores against features made by hand, and a bootstrap that covers what it promises."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from zoti.data import load_subject
 from zoti.metrics import Metrics, bootstrap, inter_cosine, mean_cosine
@@ -48,6 +50,42 @@ def test_scores_are_the_four_numbers_with_each_picture_encoded_once(judge, teapo
     monkeypatch.setattr(judge, "dino_features", lambda images: asked.append(len(images)) or encode(images))
     assert judge.scores(images, teapot.references, prompts) == pytest.approx(apart, abs=1e-6)
     assert asked == [4, 5]
+
+
+def by_hand(image: Image.Image, processor) -> torch.Tensor:
+    """Shortest edge to size, the middle cut out, mean and deviation: pixels (3, h, w) as both papers prepare them."""
+    image, edge, cut = image.convert("RGB"), processor.size["shortest_edge"], processor.crop_size["height"]
+    w, h = (int(side * edge / min(image.size)) for side in image.size)
+    left, top = (w - cut) // 2, (h - cut) // 2
+    image = image.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + cut, top + cut))
+    pixels = (np.asarray(image) / 255 - processor.image_mean) / processor.image_std
+    return torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)
+
+
+def test_features_are_those_of_the_models_own_forward_on_pixels_made_by_hand(judge):
+    """CLIP's logits are cosines times a scale; DINOv2's pooled output is its class token."""
+    noise = np.random.default_rng(0)
+    images = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((100, 150), (80, 70))]
+    prompts = ["a photo of a teapot", "a red cube in the snow"]
+    words = judge.tokenizer(prompts, padding=True, return_tensors="pt")
+    for_clip, for_dino = (
+        torch.stack([by_hand(image, processor) for image in images])
+        for processor in (judge.clip_images, judge.dino_images)
+    )
+    with torch.inference_mode():
+        out = judge.clip(input_ids=words["input_ids"], attention_mask=words["attention_mask"], pixel_values=for_clip)
+        class_token = judge.dino(pixel_values=for_dino).pooler_output
+        cosines = out.logits_per_image / judge.clip.logit_scale.exp()
+    normal = torch.nn.functional.normalize
+    torch.testing.assert_close(normal(judge.clip_features(images)), out.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(normal(judge.text_features(prompts)), out.text_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(judge.dino_features(images), class_token, atol=1e-4, rtol=0)
+    assert judge.clip_t(images, prompts) == pytest.approx(float(cosines.diag().mean()), abs=1e-5)
+
+
+def test_a_prompt_that_is_too_long_is_cut(judge):
+    long = "a teapot " * 100
+    torch.testing.assert_close(judge.text_features([long]), judge.text_features([long + "on Mars"]))
 
 
 def test_the_truth_is_more_like_itself_than_another_subject_is(judge, teapot):
