@@ -141,8 +141,8 @@ def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
 def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it on a GPU.
 
-    name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8' and 'float16' compute in fp16,
-    'float32' in fp32. Raises ValueError for another name or other weights.
+    name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4' (see `quantize_`)
+    and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other weights.
 
     >>> list(CONFIGS)
     ['sd1.5', 'sd2.1', 'sdxl']
@@ -150,15 +150,16 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     >>> sum(p.numel() for p in unet.parameters())
     865910724
     """
-    dtypes = {"int8": torch.float16, "float16": torch.float16, "float32": torch.float32}
-    if weights not in dtypes:
-        raise ValueError(f"weights={weights!r} is unknown; choose from {', '.join(dtypes)}")
+    kinds = ("int8", "int4", "nf4", "float16", "float32")
+    if weights not in kinds:
+        raise ValueError(f"weights={weights!r} is unknown; choose from {', '.join(kinds)}")
     with torch.device("meta"):
         model = _stable_diffusion(*CONFIGS[name]) if name in CONFIGS else _folder(name)
     for network in model.networks():
-        nn.Module.to(network, dtypes[weights]).requires_grad_(False).eval()
-        if weights == "int8":
-            quantize_(network)
+        computed = torch.float32 if weights == "float32" else torch.float16
+        nn.Module.to(network, computed).requires_grad_(False).eval()
+        if not weights.startswith("float"):
+            quantize_(network, weights)
     return model
 
 

@@ -84,14 +84,14 @@ def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
 def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
     """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside.
 
-    Raises ValueError for INT8 weights, which are no parameters: only norms would be trained.
+    Raises ValueError for quantized weights, which are no parameters: only norms would be trained.
 
     >>> parts = dreambooth("tiny-sd").peaks["step"].parts
     >>> round(parts["optimizer state"] / parts["gradients"], 3)  # Adam's two moments
     2.0
     """
-    if weights == "int8":
-        raise ValueError("DreamBooth trains every weight, and INT8 has no gradient; choose from float16, float32")
+    if not weights.startswith("float"):
+        raise ValueError(f"DreamBooth trains every weight, {weights} has no gradient; choose from float16, float32")
     model = architecture(name, weights)
     return _backpropagation(model, list(model.unet.parameters()), _word(model))
 

@@ -200,10 +200,10 @@ def test_errors():
         ledger.book("luggage", torch.ones(1))
     with pytest.raises(ValueError, match=r"sd1\.5, sd2\.1, sdxl"):
         architecture("sd9")
-    with pytest.raises(ValueError, match="int8, float16, float32"):
+    with pytest.raises(ValueError, match="int8, int4, nf4, float16, float32"):
         architecture("sd1.5", "int3")
     with pytest.raises(ValueError, match="float16, float32"):
-        dreambooth("tiny-sd", "int8")
+        dreambooth("tiny-sd", "nf4")
 
 
 def test_parameters_of_the_published_models():
@@ -265,6 +265,8 @@ def test_the_folder_of_an_sdxl_has_two_encoders(tmp_path, xl):
         (1.44, zeroth_order, {"cached": False}),
         (1.10, zeroth_order, {}),
         (1.23, zeroth_order, {"max_batch": 3}),
+        (0.66, zeroth_order, {"weights": "int4"}),
+        (0.94, zeroth_order, {"weights": "nf4"}),  # its convolutions have eight bits
         (1.34, zeroth_order, {"name": "sd2.1"}),
         (3.66, zeroth_order, {"name": "sdxl"}),
         (4.93, zeroth_order, {"name": "sdxl", "cached": False}),
