@@ -82,6 +82,8 @@ class DenoisingLoss:
         self.pipe, self.token, self.latents, self.timesteps = pipe, token, latents, timesteps
         self.prompts = [c.replace("{}", token.word) for c in captions]
         self.max_batch = max_batch
+        for prompt in self.prompts:  # one that is too long must not wait for its turn in the middle of a run
+            token.ids(prompt)
 
     def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
         """Choose picture, timestep (unless t (1,) is given) and noise; the generator is all the chance there is."""

@@ -494,6 +494,8 @@ def test_bad_objectives(pipe):
     for captions, message in [(["a {}", "b {}"], "2 captions for 3"), (["a cat"], "has no {}")]:
         with pytest.raises(ValueError, match=message):
             DenoisingLoss(pipe, token, latents, captions, PartialUniform(0, 1000))
+    with pytest.raises(ValueError, match="does not hold '<new>' within its first 32 tokens"):
+        DenoisingLoss(pipe, token, latents, ["a {}", "a {}", "cat " * 40 + "{}"], PartialUniform(0, 1000))
     with pytest.raises(ValueError, match="knows only 1000"):
         DenoisingLoss(pipe, token, latents, ["a {}"], PartialUniform(0, 2000, 2000))
 
