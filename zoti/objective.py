@@ -37,7 +37,7 @@ class DenoisingLoss:
     `draw` fixes the chance, the call is then a deterministic function of theta: one picture, one t, one noise shared
     by all candidates. Works for epsilon and v prediction, whichever the pipeline's scheduler asks for. `captions` has
     a {} for the word, one per picture (or one for all). Raises ValueError where captions, timesteps or scheduler do not
-    fit.
+    fit, or max_batch < 1.
 
     >>> from zoti import PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -64,6 +64,8 @@ class DenoisingLoss:
         timesteps: Timesteps,
         max_batch: int = 64,
     ) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch = {max_batch}: at least one candidate at a time must go through the model")
         captions = list(captions) * (len(latents) if len(captions) == 1 else 1)
         if len(captions) != len(latents):
             raise ValueError(f"{len(captions)} captions for {len(latents)} pictures; give one each, or one for all")

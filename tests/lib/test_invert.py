@@ -496,6 +496,8 @@ def test_bad_objectives(pipe):
             DenoisingLoss(pipe, token, latents, captions, PartialUniform(0, 1000))
     with pytest.raises(ValueError, match="does not hold '<new>' within its first 32 tokens"):
         DenoisingLoss(pipe, token, latents, ["a {}", "a {}", "cat " * 40 + "{}"], PartialUniform(0, 1000))
+    with pytest.raises(ValueError, match="max_batch = 0"):
+        DenoisingLoss(pipe, token, latents, ["a {}"], PartialUniform(0, 1000), max_batch=0)
     with pytest.raises(ValueError, match="knows only 1000"):
         DenoisingLoss(pipe, token, latents, ["a {}"], PartialUniform(0, 2000, 2000))
 
