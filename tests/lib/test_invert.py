@@ -489,6 +489,37 @@ def test_bad_pictures(tmp_path, pipe):
         cache_latents(pipe, [])
 
 
+def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, pipe):
+    shades = torch.arange(0, 65536, 256, dtype=torch.int32).reshape(16, 16).numpy().astype("uint16")
+    cut = Image.new("RGBA", (16, 16), (200, 10, 10, 0))  # red, if the transparency were forgotten
+    cut.putpixel((3, 4), (0, 0, 255, 255))
+    palette = cut.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    ink, wide, frame = (
+        Image.new("CMYK", (16, 16), (0, 255, 255, 0)),
+        noise_images(1)[0],
+        Image.new("RGB", (16, 16), "red"),
+    )
+    Image.fromarray(shades).save(tmp_path / "0 grey.png")
+    cut.save(tmp_path / "1 cut.png")
+    palette.save(tmp_path / "2 palette.png", transparency=palette.getpixel((0, 0)))
+    ink.save(tmp_path / "3 ink.jpg")
+    wide.save(tmp_path / "4 wide.jpg", exif=upright)
+    frame.save(tmp_path / "5 frames.webp", save_all=True, append_images=[cut.convert("RGB")], lossless=True)
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "6 \u65e5\u672c.PNG")
+    images = load_images(tmp_path)
+    assert {image.mode for image in images} == {"RGB"}
+    grey, cut_out, indexed, printed, turned, first, dot = images
+    assert list(grey.getchannel("G").tobytes()) == list(range(256))
+    for image in (cut_out, indexed):
+        assert [image.getpixel(at) for at in ((0, 0), (3, 4))] == [(255, 255, 255), (0, 0, 255)]
+    assert turned.size == wide.size[::-1]
+    assert all(image.getpixel((0, 0)) == (255, 0, 0) for image in (printed, first, dot))
+    assert torch.equal(cache_latents(pipe, [cut]).mean, cache_latents(pipe, [cut_out]).mean)
+    assert torch.isfinite(cache_latents(pipe, images).mean).all()
+
+
 def test_bad_objectives(pipe):
     token, latents = ConceptToken(pipe, "<new>", "cat"), cache_latents(pipe, noise_images())
     for captions, message in [(["a {}", "b {}"], "2 captions for 3"), (["a cat"], "has no {}")]:
