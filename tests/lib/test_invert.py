@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import tqdm.notebook
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file
 
 from tests.conftest import random_pipeline
@@ -485,6 +485,16 @@ def test_bad_pictures(tmp_path, pipe):
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"b\.png"):
         load_images(tmp_path)
+    image, exif, told = noise_images(1)[0], Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112], exif[0x010F] = 6, "maker" * 5
+    image.save(tmp_path / "b.png", "jpeg", exif=exif)
+    damaged = (tmp_path / "b.png").read_bytes().replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02")  # a width in letters
+    told.add_text("essay", "x" * 2**21, zip=True)
+    image.save(tmp_path / "b.png", pnginfo=told)
+    for picture in (damaged, (tmp_path / "b.png").read_bytes(), b""):
+        (tmp_path / "b.png").write_bytes(picture)
+        with pytest.raises(ValueError, match=r"b\.png as a picture; remove it"):
+            load_images(tmp_path)
     with pytest.raises(ValueError, match="no images"):
         cache_latents(pipe, [])
 
