@@ -28,7 +28,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def load_images(folder: str | Path) -> list[Image.Image]:
-    """Every picture of a folder as RGB, sorted by name: upright, on white where transparent, of an animation the first.
+    """Every picture of a folder that is not hidden, sorted by name, as RGB.
+
+    Upright, on white where it is transparent, and of an animation the first.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or with an unreadable one.
 
@@ -41,7 +43,8 @@ def load_images(folder: str | Path) -> list[Image.Image]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; put three to five pictures of your subject there")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+    # macOS leaves a hidden ._photo.jpg, which is no picture, beside every photo.jpg it copies
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
     if not paths:
         raise ValueError(f"no images in {folder}; put three to five {', '.join(sorted(EXTENSIONS))} files there")
     images = []

@@ -481,6 +481,7 @@ def test_bad_pictures(tmp_path, pipe):
     with pytest.raises(ValueError, match="no images"):
         load_images(tmp_path)
     noise_images(1)[0].save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\x00\x05\x16\x07")
     assert [i.size for i in load_images(tmp_path)] == [(24, 20)]
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"b\.png"):
