@@ -62,7 +62,8 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipe: Pipeline = DiffusionPipeline.from_pretrained(source)
+        # transformers alone would keep an encoder stored in fp16 as it is
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)
     except OSError as error:
         raise ValueError(
             f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "

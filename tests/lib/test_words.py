@@ -167,6 +167,15 @@ def test_a_folder_of_sdxl_loads_with_all_its_parts_quantized(xl, tmp_path, weigh
     assert next(invert(objective, Config(mu=1e-2))).loss > 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in half precision")
+@pytest.mark.parametrize("weights", ["int8", "none"])
+def test_what_is_stored_in_half_precision_computes_in_full_on_a_cpu(any_pipe, tmp_path, weights):
+    any_pipe.to(torch.float16).save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path, weights)
+    networks = [loaded.unet, loaded.vae, *(encoder for _, encoder in pairs(loaded))]
+    assert {p.dtype for network in networks for p in network.parameters()} == {torch.float32}
+
+
 def test_an_sdxl_pipeline_in_half_precision_encodes_pictures_in_full_and_paints(xl, tmp_path):
     xl.save_pretrained(tmp_path)
     half = load_pipeline(tmp_path).to(torch.float16)
