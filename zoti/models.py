@@ -79,9 +79,11 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
             module.requires_grad_(False).eval()
             if weights != "none":
                 quantize_(module, weights)
-    if xl:
-        # its 20 numbers stay: where diffusers widens SDXL's VAE, it asks this layer's parameters for their dtype
-        pipe.vae.post_quant_conv = before_decoder
+                if xl and name == "vae":
+                    # its 20 numbers stay: where diffusers widens it, it asks this layer's parameters for their dtype
+                    module.post_quant_conv = before_decoder
+                for kept in module.parameters():  # else one norm keeps its whole file of fp32 mapped into memory
+                    kept.data = kept.data.clone()
     pipe.set_progress_bar_config(disable=True)
     # fp16 has no speed on a CPU, and its rounding is coarser than the differences we look for: there it stays fp32
     return pipe.to("cuda", torch.float16) if torch.cuda.is_available() else pipe

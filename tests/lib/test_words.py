@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +175,14 @@ def test_what_is_stored_in_half_precision_computes_in_full_on_a_cpu(any_pipe, tm
     loaded = load_pipeline(tmp_path, weights)
     networks = [loaded.unet, loaded.vae, *(encoder for _, encoder in pairs(loaded))]
     assert {p.dtype for network in networks for p in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists what is mapped there")
+def test_once_quantized_no_file_of_full_weights_stays_in_memory(xl, tmp_path):
+    xl.save_pretrained(tmp_path)
+    loaded, maps = load_pipeline(tmp_path), Path("/proc/self/maps").read_text()
+    assert loaded.unet.conv_in.kind == "int8"
+    assert str(tmp_path) not in maps
 
 
 def test_an_sdxl_pipeline_in_half_precision_encodes_pictures_in_full_and_paints(xl, tmp_path):
