@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from zoti.data import DATA, Pipeline
@@ -48,8 +49,8 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     """A text-to-image pipeline with quantized U-Net, text encoders and VAE, frozen, in eval mode.
 
     name_or_path: a key of PRESETS, a folder, or a hub id; of Stable Diffusion or SDXL. weights: a kind `quantize_`
-    knows, or 'none' for full precision. Uses the GPU where there is one. Raises ValueError for a path that holds no
-    pipeline, or one of another kind.
+    knows, or 'none' for full precision. Uses the GPU where there is one. Only safetensors are read. Raises ValueError
+    for a path that holds no pipeline, a damaged one, one in pickles, or one of another kind.
 
     >>> pipe = load_pipeline("tiny-sd", weights="int4")
     >>> pipe.unet.conv_in.kind, any(p.requires_grad for p in pipe.unet.parameters())
@@ -63,10 +64,10 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     transformers_logging.disable_progress_bar()
     try:
         # transformers alone would keep an encoder stored in fp16 as it is
-        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)
-    except OSError as error:
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
-            f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
+            f"no diffusers pipeline in safetensors at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
             f"model_index.json, or a hub id ({error})"
         ) from error
     xl = isinstance(pipe, StableDiffusionXLPipeline)

@@ -200,9 +200,13 @@ def test_the_sdxl_preset_is_the_papers():
     assert (preset.mu, preset.lr, preset.low, preset.high, preset.steps) == (1e-2, 5e-3, 700, 900, 20_000)
 
 
-def test_a_path_without_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no diffusers pipeline at .* give one of tiny-sd, .*sdxl, a folder"):
-        load_pipeline(tmp_path)
+def test_a_path_without_a_pipeline_in_safetensors_is_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pickles", safe_serialization=False)
+    pipe.save_pretrained(tmp_path / "cut")
+    (tmp_path / "cut" / "text_encoder" / "model.safetensors").write_bytes(b"cut")
+    for path in (tmp_path, tmp_path / "pickles", tmp_path / "cut", "no such model!", ""):
+        with pytest.raises(ValueError, match=r"no diffusers pipeline .* give one of tiny-sd, .*sdxl, a folder"):
+            load_pipeline(path)
 
 
 def test_pipelines_of_another_kind_are_refused(pipe, tmp_path):
