@@ -208,7 +208,7 @@ def test_what_a_checkpoint_gives_back_lies_where_new_tensors_lie(tmp_path, pipe)
     list(invert(objective, replace(config, steps=10), checkpoint=path))
     token = objective.token.initial
     empty = Run(token, generator().get_state(), {"optimizer": {}, "subspace": {}, "estimator": {}})
-    run = load_checkpoint(path, str(config), empty)
+    run = load_checkpoint(path, f"{config} {objective.prompts}", empty)
     held = [run.theta, run.chance, *(t for state in run.states.values() for t in state.values())]
     assert len(held) == 2 + 3 + 4 + 1
     assert all(t.data_ptr() % 64 == 0 and t.is_contiguous() for t in held)
@@ -371,6 +371,11 @@ def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):
     good = path.read_bytes()
     with pytest.raises(ValueError, match="another run"):
         next(invert(objective, Config(steps=4, mu=1e-2), checkpoint=path))
+    other = ConceptToken(random_pipeline(), "<cat>", "cat")
+    for token, captions in ((other, ["a {} at night"]), (objective.token, ["a {} by day"])):
+        another = DenoisingLoss(token.pipe, token, objective.latents, captions, objective.timesteps)
+        with pytest.raises(ValueError, match="another run"):
+            next(invert(another, Config(steps=4), checkpoint=path))
     assert path.read_bytes() == good
     flipped = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])  # one bit of one number
     for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle", flipped):
