@@ -171,6 +171,26 @@ def test_a_finished_run_is_not_run_again_but_can_be_extended(tmp_path, pipe):
     assert torch.equal(whole[-1].theta, more[-1].theta)
 
 
+def test_a_checkpoint_is_never_written_over_but_replaced_when_the_next_is_whole(tmp_path, pipe, monkeypatch):
+    path, old = tmp_path / "run.safetensors", tmp_path / "old"
+    run = invert(problem(pipe), Config(), checkpoint=path, every=1)
+    next(run)
+    os.link(path, old)
+    good = old.read_bytes()
+    next(run)
+    assert (path.read_bytes() != good, old.read_bytes()) == (True, good)
+    newest = path.read_bytes()
+
+    def full_disk(tensors, draft, **options):
+        draft.write_bytes(newest[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("zoti.checkpoint.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        next(run)
+    assert path.read_bytes() == newest
+
+
 VARIANTS = [
     Config(estimator=one_point, directions="rademacher", optimizer=ZOSGD(1e-3)),
     Config(estimator=spsa, directions="orthogonal", optimizer=ZOAdam.authors()),
