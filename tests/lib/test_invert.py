@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -329,6 +329,7 @@ def test_configs_that_cannot_be_or_contradict_themselves(pipe):
             Config(**numbers)
     with pytest.raises(ValueError, match="64 bits"):
         Config(seed=2**64)
+    assert next(invert(problem(random_pipeline()), Config(seed=-(2**63)))).index == 1
     with pytest.raises(ValueError, match="every = 0"):
         next(invert(problem(pipe), Config(), every=0))
 
@@ -430,6 +431,43 @@ def test_a_token_that_explodes_stops_the_run_though_its_loss_does_not(tmp_path, 
     with pytest.raises(FloatingPointError, match=r"times as long .* at step 1; the token of step 0"):
         list(run)
     assert torch.equal(load_file(path)["theta"], objective.token.initial)
+
+
+@dataclass(frozen=True)
+class Times:
+    """An optimizer that knows one thing to do."""
+
+    factor: float
+
+    def init(self, theta):
+        return {}
+
+    def update(self, grad, theta, state):
+        return self.factor * theta, state
+
+
+@pytest.mark.parametrize(("factor", "sound"), [(990, True), (1010, False), (float("nan"), False)])
+def test_a_token_may_grow_a_thousandfold_and_no_further(pipe, factor, sound):
+    run = invert(problem(pipe), Config(optimizer=Times(factor), subspace=None))
+    if sound:
+        next(run)
+    else:
+        with pytest.raises(FloatingPointError, match="times as long"):
+            next(run)
+
+
+@pytest.mark.parametrize(("mean_square", "sound"), [(9.7, True), (10.3, False)])
+def test_a_loss_of_ten_is_the_worst(pipe, mean_square, sound):
+    objective = problem(pipe)
+    objective.mean = lambda theta, bank: (
+        theta.square().mean((1, 2)) + mean_square - objective.token.initial.square().mean()
+    )
+    run = invert(objective, Config(mu=1e-4))
+    if sound:
+        next(run)
+    else:
+        with pytest.raises(FloatingPointError, match="predicting nothing costs"):
+            next(run)
 
 
 def test_why_a_token_a_thousand_times_as_long_is_lost(pipe):
