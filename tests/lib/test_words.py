@@ -195,9 +195,11 @@ def test_an_sdxl_pipeline_in_half_precision_encodes_pictures_in_full_and_paints(
     assert torch.equal(latents.mean, cache_latents(half, noise_images()).mean)
 
 
-def test_the_sdxl_preset_is_the_papers():
-    preset = PRESETS["sdxl"]
-    assert (preset.mu, preset.lr, preset.low, preset.high, preset.steps) == (1e-2, 5e-3, 700, 900, 20_000)
+def test_the_presets_are_the_papers():
+    told = {name: (p.mu, p.lr, p.low, p.high, p.steps) for name, p in PRESETS.items()}
+    assert told["sd1.5"] == (1e-3, 5e-3, 500, 900, 30_000)
+    assert told["sd2.1"] == (1e-2, 1e-2, 500, 900, 30_000)
+    assert told["sdxl"] == (1e-2, 5e-3, 700, 900, 20_000)
 
 
 def test_a_path_without_a_pipeline_in_safetensors_is_refused(pipe, tmp_path):
