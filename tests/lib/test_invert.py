@@ -580,6 +580,18 @@ def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, pipe):
     assert torch.isfinite(cache_latents(pipe, images).mean).all()
 
 
+def test_latents_are_the_vaes_distribution_shifted_and_scaled(pipe):
+    plain = cache_latents(pipe, noise_images())
+    scale = pipe.vae.config.scaling_factor
+    pipe.vae.register_to_config(shift_factor=0.3, scaling_factor=0.5)
+    latents = cache_latents(pipe, noise_images())
+    torch.testing.assert_close(latents.mean, (plain.mean / scale - 0.3) * 0.5)
+    torch.testing.assert_close(latents.std, plain.std / scale * 0.5)
+    draws = latents.sample(torch.full((4000,), 1), generator())
+    torch.testing.assert_close(draws.std(0), latents.std[1], rtol=0.1, atol=0)
+    assert (draws.mean(0) - latents.mean[1]).abs().lt(0.1 * latents.std[1]).all()
+
+
 def test_bad_objectives(pipe):
     token, latents = ConceptToken(pipe, "<new>", "cat"), cache_latents(pipe, noise_images())
     for captions, message in [(["a {}", "b {}"], "2 captions for 3"), (["a cat"], "has no {}")]:
