@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import tqdm.notebook
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from safetensors.torch import load_file
 
 from tests.conftest import random_pipeline
@@ -399,7 +399,9 @@ def test_checkpoints_that_do_not_fit_are_refused_and_left_alone(tmp_path, pipe):
             next(invert(another, Config(steps=4), checkpoint=path))
     assert path.read_bytes() == good
     flipped = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])  # one bit of one number
-    for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle", flipped):
+    later = good.replace(b'"index":"2"', b'"index":"3"')
+    assert later != good
+    for damage in (good[:100], b"", good[:-7], b"\x80\x04pickle", flipped, later):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match="not a readable checkpoint"):
             next(invert(objective, Config(steps=4), checkpoint=path))
@@ -520,8 +522,10 @@ def test_bad_words(pipe):
         token.encode(torch.zeros(2, 1, 33), ["a <d>"])
     with pytest.raises(ValueError, match="does not hold"):
         token.encode(torch.zeros(2, 1, 32), ["a cat"])
-    with pytest.raises(ValueError, match="does not hold"):
-        token.encode(torch.zeros(2, 1, 32), ["cat " * 40 + "<d>"])
+    two = ConceptToken(pipe, "<e>", "cat", 2)
+    for cut, prompt in ((token, "cat " * 40 + "<d>"), (two, "cat " * 29 + "<e>")):  # of two vectors one fits
+        with pytest.raises(ValueError, match="does not hold"):
+            cut.encode(torch.zeros(2, len(cut.words), 32), [prompt])
 
 
 def test_bad_pictures(tmp_path, pipe):
@@ -582,6 +586,11 @@ def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, pipe):
 
 def test_latents_are_the_vaes_distribution_shifted_and_scaled(pipe):
     plain = cache_latents(pipe, noise_images())
+    fitted = [ImageOps.fit(image, (16, 16), Image.Resampling.LANCZOS) for image in noise_images()]
+    posterior = pipe.vae.encode(pipe.image_processor.preprocess(fitted)).latent_dist
+    torch.testing.assert_close(plain.std, posterior.std * pipe.vae.config.scaling_factor)
+    draw = problem(pipe).draw(generator())
+    assert not torch.equal(draw.z[0], plain.mean[draw.image])
     scale = pipe.vae.config.scaling_factor
     pipe.vae.register_to_config(shift_factor=0.3, scaling_factor=0.5)
     latents = cache_latents(pipe, noise_images())
