@@ -95,7 +95,8 @@ def save_checkpoint(path: Path, config: str, run: Run) -> None:
 def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     """Read a run back; `start`, the run at its beginning, says which shape and device it must have.
 
-    Raises ValueError for a file that is damaged in any byte, or that belongs to another config or another word.
+    Raises ValueError for a file that is damaged in any byte, or that belongs to another `config` (any text that
+    tells a run from others) or a token of another shape.
 
     >>> from tempfile import TemporaryDirectory
     >>> chance = torch.Generator().get_state()
@@ -123,7 +124,7 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
     if stored != config:
         raise ValueError(
             f"{path} belongs to another run:\n  there: {stored}\n  here:  {config}\n"
-            "give this run another path, or the same config"
+            "give this run another path, or the same config, word and captions"
         )
     if theta.shape != start.theta.shape:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 _PACKAGED, _CHECKOUT = Path(__file__).parent / "_data", Path(__file__).parent.parent / "data"
@@ -19,8 +19,18 @@ Pipeline = Any
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    """What a viewer shows on white: what is transparent stays unseen, and 16 bits of grey keep their shades."""
+    if image.mode.startswith("I;16"):  # Pillow would cut off all above 255
+        image = image.convert("I").point(lambda v: v / 256).convert("L")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
 def load_images(folder: str | Path) -> list[Image.Image]:
-    """Every picture of a folder as RGB, sorted by name.
+    """Every picture of a folder that is not hidden, sorted by name, as RGB.
+
+    Upright, on white where it is transparent, and of an animation the first.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or with an unreadable one.
 
@@ -33,15 +43,16 @@ def load_images(folder: str | Path) -> list[Image.Image]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; put three to five pictures of your subject there")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+    # macOS leaves a hidden ._photo.jpg, which is no picture, beside every photo.jpg it copies
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
     if not paths:
         raise ValueError(f"no images in {folder}; put three to five {', '.join(sorted(EXTENSIONS))} files there")
     images = []
     for path in paths:
         try:
             with Image.open(path) as image:
-                images.append(ImageOps.exif_transpose(image).convert("RGB"))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+                images.append(_rgb(ImageOps.exif_transpose(image)))
+        except Exception as error:  # Pillow passes on whatever its readers stumble over, even struct.error
             raise ValueError(f"cannot read {path} as a picture; remove it or save it again as PNG ({error})") from error
     return images
 
@@ -153,7 +164,7 @@ def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
     if not images:
         raise ValueError("no images to encode; load_images(folder) reads them from a folder")
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    square = [ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS) for image in images]
+    square = [ImageOps.fit(_rgb(image), (size, size), Image.Resampling.LANCZOS) for image in images]
     pixels = pipe.image_processor.preprocess(square)  # (n, 3, size, size) in [-1, 1]
     # SDXL's VAE overflows in half precision; diffusers widens it while it decodes, and so do we while it encodes
     xl = isinstance(pipe, StableDiffusionXLPipeline)

@@ -106,8 +106,8 @@ def invert(
     A run has diverged when a loss is not finite or above 10 (predicting nothing at all costs about 1), or when the
     token is 1000 times as long as its initial vectors. Growth alone is healthy, the loss hardly feels length; but it
     hardly does because a text encoder begins by normalising, so a step of mu then turns the token a thousandth as
-    far as it did, and the differences drown in rounding. The last token whose loss was sound is saved, then
-    FloatingPointError raised. Raises ValueError for a checkpoint that is damaged or belongs to another config.
+    far, and the differences drown in rounding. The last token of sound loss is saved, then FloatingPointError raised.
+    Raises ValueError for a checkpoint damaged, or of another config, word or captions; pictures it does not compare.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -123,15 +123,15 @@ def invert(
     """
     if every < 1:
         raise ValueError(f"every = {every}: bank and checkpoint come every so many steps, at least 1")
-    path = Path(checkpoint) if checkpoint is not None else None
+    path, told = None if checkpoint is None else Path(checkpoint), f"{config} {objective.prompts}"
     run = _begin(config, objective.token.initial if theta is None else theta)
     if path is not None and path.exists():
-        run = load_checkpoint(path, str(config), run)
+        run = load_checkpoint(path, told, run)
     began, good = time.perf_counter(), run
 
     def stop(trouble: str) -> NoReturn:
         if path is not None:
-            save_checkpoint(path, str(config), good)
+            save_checkpoint(path, told, good)
         raise FloatingPointError(
             f"{trouble} at step {run.index + 1}; the token of step {good.index}, the last that was sound, is kept"
             f"{f' in {path}' if path else ''}. Try a smaller learning rate or a larger mu"
@@ -163,7 +163,7 @@ def invert(
             if run.index % every == 0 or run.index == config.steps:
                 asked = None if bank is None else float(bank(run.theta[None]))
                 if path is not None:
-                    save_checkpoint(path, str(config), run)
+                    save_checkpoint(path, told, run)
             bar.update()
             loss, seconds = float(estimate.loss), time.perf_counter() - began
             yield Step(run.index, run.theta, loss, removed, run.evaluations, seconds, asked)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from zoti.data import DATA, Pipeline
@@ -48,8 +49,8 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     """A text-to-image pipeline with quantized U-Net, text encoders and VAE, frozen, in eval mode.
 
     name_or_path: a key of PRESETS, a folder, or a hub id; of Stable Diffusion or SDXL. weights: a kind `quantize_`
-    knows, or 'none' for full precision. Uses the GPU where there is one. Raises ValueError for a path that holds no
-    pipeline, or one of another kind.
+    knows, or 'none' for full precision. Uses the GPU where there is one. Only safetensors are read. Raises ValueError
+    for a path that holds no pipeline, a damaged one, one in pickles, or one of another kind.
 
     >>> pipe = load_pipeline("tiny-sd", weights="int4")
     >>> pipe.unet.conv_in.kind, any(p.requires_grad for p in pipe.unet.parameters())
@@ -62,10 +63,11 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipe: Pipeline = DiffusionPipeline.from_pretrained(source)
-    except OSError as error:
+        # transformers alone would keep an encoder stored in fp16 as it is
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
-            f"no diffusers pipeline at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
+            f"no diffusers pipeline in safetensors at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
             f"model_index.json, or a hub id ({error})"
         ) from error
     xl = isinstance(pipe, StableDiffusionXLPipeline)
@@ -78,9 +80,11 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
             module.requires_grad_(False).eval()
             if weights != "none":
                 quantize_(module, weights)
-    if xl:
-        # its 20 numbers stay: where diffusers widens SDXL's VAE, it asks this layer's parameters for their dtype
-        pipe.vae.post_quant_conv = before_decoder
+                if xl and name == "vae":
+                    # its 20 numbers stay: where diffusers widens it, it asks this layer's parameters for their dtype
+                    module.post_quant_conv = before_decoder
+                for kept in module.parameters():  # else one norm keeps its whole file of fp32 mapped into memory
+                    kept.data = kept.data.clone()
     pipe.set_progress_bar_config(disable=True)
     # fp16 has no speed on a CPU, and its rounding is coarser than the differences we look for: there it stays fp32
     return pipe.to("cuda", torch.float16) if torch.cuda.is_available() else pipe

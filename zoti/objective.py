@@ -35,8 +35,9 @@ class DenoisingLoss:
     """L(theta) = ||eps - eps_phi(z_t, t, c(y(theta)))||^2, averaged over elements, for many candidates at once.
 
     `draw` fixes the chance, the call is then a deterministic function of theta: one picture, one t, one noise shared
-    by all candidates. Works for epsilon and v prediction, by the pipeline's scheduler. `captions` has a {} for the
-    word, one per picture (or one for all). Raises ValueError where the captions do not fit.
+    by all candidates. Works for epsilon and v prediction, whichever the pipeline's scheduler asks for. `captions` has
+    a {} for the word, one per picture (or one for all). Raises ValueError where captions, timesteps or scheduler do not
+    fit, or max_batch < 1.
 
     >>> from zoti import PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -63,18 +64,28 @@ class DenoisingLoss:
         timesteps: Timesteps,
         max_batch: int = 64,
     ) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch = {max_batch}: at least one candidate at a time must go through the model")
         captions = list(captions) * (len(latents) if len(captions) == 1 else 1)
         if len(captions) != len(latents):
             raise ValueError(f"{len(captions)} captions for {len(latents)} pictures; give one each, or one for all")
         for caption in captions:
             if "{}" not in caption:
                 raise ValueError(f"the caption {caption!r} has no {{}} where the word belongs")
+        schedule, kind = type(pipe.scheduler).__name__, pipe.scheduler.config.get("prediction_type")
+        if kind not in ("epsilon", "v_prediction") or not hasattr(pipe.scheduler, "alphas_cumprod"):
+            raise ValueError(
+                f"this model's {schedule} asks it for {kind!r}; take one that predicts 'epsilon' or 'v_prediction' of "
+                "noise mixed in by alphas_cumprod"
+            )
         total = pipe.scheduler.config.num_train_timesteps
         if timesteps.high > total:
             raise ValueError(f"timesteps up to {timesteps.high}, but this model knows only {total}")
         self.pipe, self.token, self.latents, self.timesteps = pipe, token, latents, timesteps
         self.prompts = [c.replace("{}", token.word) for c in captions]
         self.max_batch = max_batch
+        for prompt in self.prompts:  # one that is too long must not wait for its turn in the middle of a run
+            token.ids(prompt)
 
     def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
         """Choose picture, timestep (unless t (1,) is given) and noise; the generator is all the chance there is."""
@@ -97,10 +108,12 @@ class DenoisingLoss:
     def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
         unet, schedule = self.pipe.unet, self.pipe.scheduler
         told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
-        z_t = schedule.add_noise(draw.z, draw.noise, draw.t).to(told["encoder_hidden_states"])
+        # by the definition: some schedulers' own add_noise, such as SDXL's Euler's, leaves z as long as it was
+        alpha = schedule.alphas_cumprod.to(draw.z)[draw.t]
+        z_t = (alpha.sqrt() * draw.z + (1 - alpha).sqrt() * draw.noise).to(told["encoder_hidden_states"])
         predicted = unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
-        kind = schedule.config.prediction_type
-        target = draw.noise if kind == "epsilon" else schedule.get_velocity(draw.z, draw.noise, draw.t)
+        velocity = alpha.sqrt() * draw.noise - (1 - alpha).sqrt() * draw.z
+        target = draw.noise if schedule.config.prediction_type == "epsilon" else velocity
         losses: Tensor = (predicted.float() - target.float()).square().mean((1, 2, 3))
         return losses
 
