@@ -23,7 +23,9 @@ PICKLES = {".pt", ".bin", ".ckpt", ".pth", ".pkl"}
 
 
 def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
-    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32.
+    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32; whole, or not at all.
+
+    Raises ValueError for vectors that are not finite, as of a run that diverged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -35,9 +37,11 @@ def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = [part.detach().float().cpu().contiguous() for part in parts]
-    keys = [word] if len(tensors) == 1 else SDXL
-    save_file(dict(zip(keys, tensors, strict=True)), path, metadata={"word": word})
-    return path
+    if not all(part.isfinite().all() for part in tensors):
+        raise ValueError(f"{word!r} has vectors that are not finite; save those of an earlier step")
+    keys, draft = [word] if len(tensors) == 1 else SDXL, path.with_name(path.name + ".part")
+    save_file(dict(zip(keys, tensors, strict=True)), draft, metadata={"word": word})
+    return draft.replace(path)
 
 
 def load_embeds(path: str | Path) -> tuple[str, list[Tensor]]:

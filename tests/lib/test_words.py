@@ -19,12 +19,13 @@ from zoti import (
     DenoisingLoss,
     PartialUniform,
     cache_latents,
+    embeds,
     footprint,
     invert,
     load_pipeline,
 )
 from zoti.baselines import textual_inversion
-from zoti.embeds import load_embeds
+from zoti.embeds import load_embeds, save_embeds
 
 PROMPTS = ["a <new> at night", "a red <new>, a <new>"]
 KINDS = {"one encoder": random_pipeline, "two encoders": random_xl_pipeline}
@@ -511,3 +512,18 @@ def test_any_damage_to_a_file_ends_in_vectors_or_a_clear_error(tmp_path_factory,
         return
     assert word
     assert all(part.ndim == 2 and part.dtype == torch.float32 and part.isfinite().all() for part in parts)
+
+
+def test_a_saved_word_outlives_a_save_that_fails(tmp_path, monkeypatch):
+    path = save_embeds(tmp_path / "a.safetensors", "<a>", [torch.ones(1, 4)])
+    with pytest.raises(ValueError, match="not finite; save those of an earlier step"):
+        save_embeds(path, "<a>", [torch.full((1, 4), torch.nan)])
+
+    def disk_full(tensors, file, metadata):
+        Path(file).write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(embeds, "save_file", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        save_embeds(path, "<a>", [torch.zeros(1, 4)])
+    assert load_embeds(path)[1][0].equal(torch.ones(1, 4))
