@@ -63,8 +63,7 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        # transformers alone would keep an encoder stored in fp16 as it is
-        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+        pipe: Pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"no diffusers pipeline in safetensors at {source!r}; give one of {', '.join(PRESETS)}, a folder with a "
@@ -77,7 +76,7 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         module = getattr(pipe, name, None)
         if module is not None:
-            module.requires_grad_(False).eval()
+            module.float().requires_grad_(False).eval()  # transformers keeps an encoder stored in fp16 as it is
             if weights != "none":
                 quantize_(module, weights)
                 if xl and name == "vae":
