@@ -12,8 +12,8 @@ A step of `invert` on one thread of a busy machine, CPU ms: U-Net 23 (4 of them 
 - taken: three candidates in one batch instead of three calls, -20; cached latents, no VAE in the loop, -4.6; the
   U-Net's dtype read off its first parameter (`unet.dtype` asks a thousand modules), -1
 - not taken, for what it costs: replaying a `torch.jit.trace` of the U-Net, -6 to -8 with the same bits, but its graph
-  holds 30 to 40 MB, twice the rest of the run, and PyTorch deprecates it; `torch.compile`, -4, for 20 s of CPU and a
-  C++ compiler (-2 for 4 s without one)
+  holds 30 to 40 MB, three times the rest of the run, and PyTorch deprecates it; `torch.compile`, -4, for 20 s of CPU
+  and a C++ compiler (-2 for 4 s without one)
 - not taken either: convolutions of few pixels as products with patches, weights stored channels last, -3, but with a
   single candidate +2, and PyTorch has no forward-mode derivative of group_norm for what it gives; `torch.export`, 0,
   and a flat `make_fx` graph, -1
