@@ -110,10 +110,11 @@ class DenoisingLoss:
         told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
         # by the definition: some schedulers' own add_noise, such as SDXL's Euler's, leaves z as long as it was
         alpha = schedule.alphas_cumprod.to(draw.z)[draw.t]
-        z_t = (alpha.sqrt() * draw.z + (1 - alpha).sqrt() * draw.noise).to(told["encoder_hidden_states"])
+        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        z_t = (signal * draw.z + spread * draw.noise).to(told["encoder_hidden_states"])
         predicted = unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
-        velocity = alpha.sqrt() * draw.noise - (1 - alpha).sqrt() * draw.z
-        target = draw.noise if schedule.config.prediction_type == "epsilon" else velocity
+        epsilon = schedule.config.prediction_type == "epsilon"
+        target = draw.noise if epsilon else signal * draw.noise - spread * draw.z
         losses: Tensor = (predicted.float() - target.float()).square().mean((1, 2, 3))
         return losses
 
