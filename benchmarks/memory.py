@@ -7,8 +7,8 @@ allocator keeps; and its scripts differ (fp32 activations here and there), so th
 
 from pathlib import Path
 
-from zoti.models import PRESETS
-from zoti.scenarios import dreambooth, lora, textual_inversion, zeroth_order
+from zoti.ledger.scenarios import dreambooth, lora, textual_inversion, zeroth_order
+from zoti.model import PRESETS
 
 TABLE = [
     ("SD1.5  DreamBooth, fp32", 19.4, dreambooth, {}),

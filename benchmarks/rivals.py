@@ -31,9 +31,9 @@ from zoti import (
     invert,
     load_pipeline,
 )
-from zoti.baselines import dreambooth, gf_ti, textual_inversion
 from zoti.data import Subject, load_subject
 from zoti.metrics import Metrics, bootstrap
+from zoti.rivals import dreambooth, gf_ti, textual_inversion
 
 TINY = PRESETS["tiny-sd"]
 SUBJECTS = ["teapot", "backpack", "octopus", "owl", "sailboat"]

@@ -92,7 +92,7 @@ def backpropagation() -> Iterator[object]:
 
 def evolution() -> Iterator[object]:
     """(c) GF-TI: CMA-ES, thirty candidates a step."""
-    from zoti.baselines import gf_ti
+    from zoti.rivals import gf_ti
 
     objective = problem("int8")
     objective.pipe.vae = None

@@ -1,8 +1,8 @@
 """zoti: personalise a quantized text-to-image diffusion model with forward passes only.
 
 Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become one new word. Read
-the modules in the order data flows: models, quantize -> data, tokens -> objective -> estimators -> subspace -> optim
--> invert.
+in the order data flows: model, data, word -> objective -> descent -> checkpoint, invert; beside them stand rivals,
+metrics, ledger and page.
 """
 
 import logging
@@ -13,15 +13,27 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from zoti.data import cache_latents, load_images
-from zoti.estimators import Estimate, Guided, guided, one_point, rge, spsa
+from zoti.descent import (
+    ZOSGD,
+    AuthorsZOAdam,
+    Estimate,
+    Guided,
+    PartialUniform,
+    RandomSubspace,
+    SNRWeighted,
+    Stratified,
+    SubspaceGradient,
+    Uniform,
+    ZOAdam,
+    guided,
+    one_point,
+    rge,
+    spsa,
+)
 from zoti.invert import Config, Step, invert
-from zoti.models import PRESETS, load_pipeline
+from zoti.model import PRESETS, footprint, load_pipeline, quantize_
 from zoti.objective import DenoisingLoss
-from zoti.optim import ZOSGD, AuthorsZOAdam, ZOAdam
-from zoti.quantize import footprint, quantize_
-from zoti.subspace import RandomSubspace, SubspaceGradient
-from zoti.timesteps import PartialUniform, SNRWeighted, Stratified, Uniform
-from zoti.tokens import ConceptToken
+from zoti.word import ConceptToken
 
 __version__ = "0.1.0"
 

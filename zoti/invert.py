@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from zoti.checkpoint import Run, initial_state, load_checkpoint, renewed_state, save_checkpoint
-from zoti.estimators import Estimate, LossFn, rge
+from zoti.descent.estimators import Estimate, LossFn, rge
+from zoti.descent.optim import AuthorsZOAdam, Optimizer, ZOAdam
+from zoti.descent.subspace import SubspaceGradient
 from zoti.objective import DenoisingLoss
-from zoti.optim import AuthorsZOAdam, Optimizer, ZOAdam
-from zoti.subspace import SubspaceGradient
 
 #: A loss beyond this is divergence: predicting nothing costs about 1, whether noise or v is asked for.
 WORST_LOSS = 10.0

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from zoti.data import Latents, Pipeline
-from zoti.timesteps import Timesteps
-from zoti.tokens import ConceptToken
+from zoti.descent.timesteps import Timesteps
+from zoti.word.tokens import ConceptToken
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from transformers import ResNetForImageClassification
 from world import COLOURS, SETTINGS, World, caption
 
 from zoti import ConceptToken, DenoisingLoss, PartialUniform, cache_latents, load_pipeline
-from zoti.baselines import textual_inversion
 from zoti.data import load_subject
 from zoti.metrics import Metrics, inter_cosine, mean_cosine
+from zoti.rivals import textual_inversion
 
 DATA = HERE.parent
 SEEDS = (101, 102, 103)  # no training batch was drawn from these

@@ -15,7 +15,12 @@ import yaml
 import zoti
 
 ROOT = Path(zoti.__file__).parents[1]
-MODULES = sorted(path.stem for path in (ROOT / "zoti").glob("*.py") if path.stem != "__init__")
+FILES = {
+    ".".join(path.relative_to(ROOT / "zoti").with_suffix("").parts): path
+    for path in (ROOT / "zoti").rglob("*.py")
+    if path.stem != "__init__"
+}
+MODULES = sorted(FILES)
 PAGE = (ROOT / "book" / "api.md").read_text()
 
 
@@ -28,7 +33,7 @@ def public(module: str) -> dict[str, object]:
 
 def constants(module: str) -> list[str]:
     """NAMES IN CAPITALS that a module assigns."""
-    return re.findall(r"^([A-Z][A-Z0-9_]+)\b.* = ", (ROOT / "zoti" / f"{module}.py").read_text(), flags=re.M)
+    return re.findall(r"^([A-Z][A-Z0-9_]+)\b.* = ", FILES[module].read_text(), flags=re.M)
 
 
 by_module = pytest.mark.parametrize("module", MODULES)
@@ -36,7 +41,7 @@ by_module = pytest.mark.parametrize("module", MODULES)
 
 def lacking(module: str) -> set[str]:
     """Public names of a module without an example; for constants, whose doctests no finder sees, without a mention."""
-    finder, source = doctest.DocTestFinder(recurse=False), (ROOT / "zoti" / f"{module}.py").read_text()
+    finder, source = doctest.DocTestFinder(recurse=False), FILES[module].read_text()
     lack = {n for n, x in public(module).items() if not any(t.examples for t in finder.find(x, n))}
     lack |= {n for n in constants(module) if not re.search(rf"^ +(>>>|\.\.\.) .*\b{n}\b", source, flags=re.M)}
     return {f"{module}.{n}" for n in lack}
@@ -56,7 +61,7 @@ def test_everything_public_has_a_docstring(module):
 
 @by_module
 def test_constants_are_explained(module):
-    source = (ROOT / "zoti" / f"{module}.py").read_text()
+    source = FILES[module].read_text()
     for name in constants(module):
         explained = re.search(rf"^#: .*\n{name}\b", source, flags=re.M)
         assert explained, f"{name} lacks a comment that begins with #:"
@@ -73,8 +78,8 @@ def test_what_zoti_exports_is_public_somewhere():
 
 
 def test_the_api_page_has_every_module():
-    assert sorted(re.findall(r"automodule:: zoti\.(\w+)", PAGE)) == MODULES
-    assert sorted(re.findall(r"^### zoti\.(\w+)", PAGE, flags=re.M)) == MODULES
+    assert sorted(re.findall(r"automodule:: zoti\.([\w.]+)", PAGE)) == MODULES
+    assert sorted(re.findall(r"^### zoti\.([\w.]+)", PAGE, flags=re.M)) == MODULES
 
 
 @pytest.mark.slow
@@ -97,7 +102,7 @@ def test_the_api_page_is_built_without_a_warning_and_holds_every_name(tmp_path):
 
 @by_module
 def test_a_module_is_one_idea_of_at_most_200_lines(module):
-    assert len((ROOT / "zoti" / f"{module}.py").read_text().splitlines()) <= 200
+    assert len(FILES[module].read_text().splitlines()) <= 200
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Scores against features made by hand, and a bootstrap that covers what it promises."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests import helpers
+from tests.helpers import generator
 from zoti.data import load_subject
 from zoti.metrics import Metrics, bootstrap, inter_cosine, mean_cosine
 
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+randn = partial(helpers.randn, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from PIL import Image
 from transformers import ResNetForImageClassification
 
 from zoti import ConceptToken, DenoisingLoss, PartialUniform, cache_latents, load_pipeline
-from zoti.baselines import textual_inversion
 from zoti.data import DATA, load_subject
 from zoti.metrics import Metrics
+from zoti.rivals import textual_inversion
 
 FACTS = json.loads((DATA / "scenes" / "scenes.json").read_text())
 

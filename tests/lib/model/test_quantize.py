@@ -1,0 +1,156 @@
+"""Whole networks with few bits: bytes, files, and what is left of finite differences."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.helpers import KINDS, generator, problem, random_pipeline
+from zoti import footprint, quantize_
+from zoti.ledger import architecture
+from zoti.model import NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_quantized_alike(kind, dtype):
+    layer = nn.Linear(64, 8).to(dtype)
+    (expected,) = quantize_(nn.Sequential(copy.deepcopy(layer).float()), kind)
+    (quant,) = quantize_(nn.Sequential(layer), kind)
+    assert torch.equal(quant.codes, expected.codes) and torch.equal(quant.scale, expected.scale)
+    assert quant(torch.randn(2, 64, dtype=dtype)).dtype == quant.weight.dtype == dtype
+
+
+def test_no_float_copy_is_kept_and_bytes_are_counted():
+    net = nn.Sequential(nn.Linear(10, 20), nn.Conv2d(3, 4, 3), nn.LayerNorm(6))
+    quantize_(net)
+    assert [type(m) for m in net] == [QuantLinear, QuantConv2d, nn.LayerNorm]
+    assert footprint(net) == {"int8": 200 + 108, "float32": 4 * (20 + 20 + 4 + 4 + 12), "total": 308 + 240}
+    assert not any(p.requires_grad for m in net[:2] for p in m.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "linear", "codes", "scales"),
+    [
+        ("int4", QuantLinear, {"int4": 50 + 54}, 10 + 4),
+        ("nf4", NF4Linear, {"nf4": 50, "int8": 108}, 2 + 4),  # 100 weights are two blocks of 64
+        ("llm_int8", W8A8Linear, {"int8": 100 + 108}, 10 + 4),
+    ],
+)
+def test_bytes_are_counted_by_what_they_mean(kind, linear, codes, scales):
+    net = quantize_(nn.Sequential(nn.Linear(10, 10), nn.Conv2d(3, 4, 3), nn.LayerNorm(6)), kind)
+    assert [type(m) for m in net] == [linear, QuantConv2d, nn.LayerNorm]
+    counted = {**codes, "float32": 4 * (scales + 10 + 4 + 12)}
+    assert footprint(net) == {**counted, "total": sum(counted.values())}
+    reachable = sum(v.untyped_storage().nbytes() for m in net[:2] for v in vars(m)["_buffers"].values())
+    assert reachable + 4 * 12 == footprint(net)["total"]  # no float copy hides behind a view
+    assert not any(isinstance(v, torch.Tensor) for m in net[:2] for v in vars(m).values())
+
+
+def test_tied_weights_are_counted_once():
+    words, scores = nn.Embedding(30, 8), nn.Linear(8, 30, bias=False)
+    scores.weight = words.weight
+    assert footprint(nn.Sequential(words, scores)) == {"float32": 4 * 240, "total": 4 * 240}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantized_net_loads_its_own_state(kind):
+    a, b = (quantize_(nn.Sequential(nn.Linear(36, 7), nn.Conv2d(1, 2, 3)), kind) for _ in range(2))
+    assert not torch.equal(a[0].weight, b[0].weight)
+    b.load_state_dict(a.state_dict())
+    assert all(torch.equal(m.weight, o.weight) and torch.equal(m.bias, o.bias) for m, o in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_safetensors_bring_a_net_back_onto_the_cpu_and_onto_meta(kind, tmp_path):
+    """Into a freshly quantized net of other weights, and into one that had no weights at all."""
+
+    def net() -> nn.Module:
+        return quantize_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(49, 5, bias=False)), kind).eval()
+
+    first, second, x = net(), net(), torch.randn(2, 3, 9, 9)
+    save_file(first.state_dict(), tmp_path / "net.safetensors")
+    assert not torch.equal(second(x), first(x))
+    second.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    with torch.device("meta"):
+        third = net()
+    third.load_state_dict(load_file(tmp_path / "net.safetensors"), assign=True)
+    assert not any(tensor.is_meta for tensor in third.state_dict().values())
+    for other in (second, third):
+        assert torch.equal(other(x), first(x))
+        assert footprint(other) == footprint(first)
+    on_disk = (tmp_path / "net.safetensors").stat().st_size
+    assert footprint(first)["total"] <= on_disk < footprint(first)["total"] + 1024  # a header, and no float copy
+
+
+def test_sd15_is_96_percent_int8():
+    """U-Net, text encoder and VAE of Stable Diffusion 1.5 together, on the meta device: exact counts."""
+    networks = architecture("sd1.5", "float32").networks()
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
+    codes = sum(footprint(quantize_(network))["int8"] for network in networks)
+    assert parameters == 859_520_964 + 123_060_480 + 83_653_863
+    assert 0.96 < codes / parameters < 0.97  # the rest is the table of words, above all
+
+
+def test_sd15_unet_is_almost_all_int8():
+    """The architecture of Stable Diffusion 1.5's U-Net, on the meta device: no weights, exact counts."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        total = sum(p.numel() for p in unet.parameters())
+        quantize_(unet)
+    assert total == 859_520_964
+    assert footprint(unet)["int8"] / total > 0.99
+
+
+@pytest.mark.parametrize(("kind", "gigabytes"), [("int4", 0.432), ("nf4", 0.743), ("llm_int8", 0.862)])
+def test_sd15_unet_in_other_kinds_on_meta(kind, gigabytes):
+    with torch.device("meta"):
+        unet = quantize_(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), kind)
+        x, words = torch.empty(1, 4, 64, 64), torch.empty(1, 77, 768)
+        assert unet(x, torch.tensor(1), words).sample.shape == x.shape
+    assert footprint(unet)["total"] / 1e9 == pytest.approx(gigabytes, abs=0.001)
+
+
+def differences(kind: str, double: bool = False) -> torch.Tensor:
+    """D(mu) = [L(theta + mu e) - L(theta - mu e)] / (2 mu) for mu = 1e-3, 3e-3, ..., 1e-1 along six e: (5, 6)."""
+    pipe = random_pipeline()
+    for module in (pipe.unet, pipe.text_encoder):
+        quantize_(module, kind)
+        if double:
+            module.double()
+    objective = problem(pipe)
+    theta, draw = objective.token.initial, objective.draw(generator(3))
+    e = torch.randn(6, *theta.shape, generator=generator(5))
+    with torch.inference_mode():
+        mus = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+        return torch.stack(
+            [(objective(theta + mu * e, draw) - objective(theta - mu * e, draw)) / (2 * mu) for mu in mus]
+        )
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+def test_rounded_weights_leave_finite_differences_alone(kind):
+    """The same weights in float64 say what D(mu) is; on this net its own curvature bends it beyond mu = 1e-2."""
+    single, exact = differences(kind), differences(kind, double=True)
+    assert ((single - exact).norm(dim=1) / exact.norm(dim=1)).max() < 3e-3  # at every mu from 1e-3 to 1e-1
+    assert (single[:3] - single[2]).norm(dim=1).max() / single[2].norm() < 0.1  # flat where the net is
+
+
+def test_rounded_activations_drown_finite_differences():
+    rounded, exact = differences("llm_int8"), differences("int8", double=True)  # the same weights
+    error = (rounded - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error[0] > 0.5  # mu = 1e-3: nothing left
+    assert error[0] > 10 * error[-1]  # the rounding error is divided by mu
+    assert (rounded[0] - rounded[2]).norm() / rounded[2].norm() > 0.5
+
+
+def test_unknown_kinds_are_refused():
+    with pytest.raises(ValueError, match="int8"):
+        quantize_(nn.Sequential(nn.Linear(2, 2)), "int7")
+    with pytest.raises(ValueError, match="zeros"):
+        QuantConv2d(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match="same"):
+        QuantConv2d(nn.Conv2d(2, 2, 3, padding="same"))

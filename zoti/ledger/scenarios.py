@@ -1,0 +1,154 @@
+"""What each way of personalising a model asks of memory: its training step, run under a `Ledger`.
+
+Every function builds the model on the meta device (`architecture`), does the step and returns the ledger. Batch 1, the
+model's own resolution, all networks on the device unless said otherwise. Phases: 'vae encode', 'forward', 'backward',
+'step'. Errors are those of `architecture`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from zoti.descent.estimators import rge
+from zoti.descent.optim import ZOAdam
+from zoti.ledger.architectures import Architecture, architecture
+from zoti.ledger.memory import Ledger
+
+
+def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True, max_batch: int = 1) -> Ledger:
+    """A word from forward passes only (ZOODiP, n = 2): RGE and ZOAdam, three candidates at most max_batch at a time.
+
+    cached: latents were encoded before and the VAE is gone; the paper encodes in every step.
+
+    >>> peak = zeroth_order("tiny-sd").peak
+    >>> peak.phase, peak.parts["gradients"], peak.parts["saved activations"]
+    ('forward', 0, 0)
+    """
+    model = architecture(name, weights)
+    word, generator = _word(model), torch.Generator().manual_seed(0)
+    state = ZOAdam().init(word)
+    with Ledger() as ledger, torch.inference_mode():
+        ledger.own(*model.networks(vae=not cached))
+        ledger.book("parameters", word)
+        ledger.book("optimizer state", *state.values())
+        z = _latent(ledger, model, cached)
+        with ledger.phase("forward"):
+            estimate = rge(
+                lambda theta: torch.cat([model.losses(chunk[:, 0], z) for chunk in theta.split(max_batch)]),
+                word,
+                generator=generator,
+            )
+        with ledger.phase("step"):
+            ZOAdam().update(estimate.grad, word, state)
+    return ledger
+
+
+def textual_inversion(
+    name: str = "sd1.5",
+    weights: str = "int8",
+    cached: bool = False,
+    checkpointing: bool = False,
+    whole_table: bool = False,
+) -> Ledger:
+    """The same word by backpropagation through frozen networks (Gal et al. 2023).
+
+    checkpointing: the U-Net keeps activations at the boundaries of its blocks and computes the rest twice.
+    whole_table: give gradient and Adam state to the vectors of all words, as common scripts do that then put all but
+    one back.
+
+    >>> parts = textual_inversion("tiny-sd", cached=True).peak.parts
+    >>> parts["saved activations"] > 100 * parts["gradients"]
+    True
+    """
+    model = architecture(name, weights)
+    word = _word(model)
+    trained = [e.get_input_embeddings().weight for e in model.encoders] if whole_table else [word]
+    if checkpointing:
+        model.unet.train().enable_gradient_checkpointing()
+    return _backpropagation(model, trained, word, cached)
+
+
+def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
+    """Low-rank additions (Hu et al. 2022) to the U-Net's attention, whose own weights are frozen; QLoRA on INT8.
+
+    >>> lora("tiny-sd").peaks["step"].parts["gradients"]  # the U-Net's own: 15 MB
+    66304
+    """
+    model = architecture(name, weights)
+    return _backpropagation(model, _add_low_rank(model.unet, rank), _word(model))
+
+
+def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
+    """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside.
+
+    Raises ValueError for quantized weights, which are no parameters: only norms would be trained.
+
+    >>> parts = dreambooth("tiny-sd").peaks["step"].parts
+    >>> round(parts["optimizer state"] / parts["gradients"], 3)  # Adam's two moments
+    2.0
+    """
+    if not weights.startswith("float"):
+        raise ValueError(f"DreamBooth trains every weight, {weights} has no gradient; choose from float16, float32")
+    model = architecture(name, weights)
+    return _backpropagation(model, list(model.unet.parameters()), _word(model))
+
+
+def _backpropagation(model: Architecture, trained: Sequence[Tensor], word: Tensor, cached: bool = False) -> Ledger:
+    """Two steps, the second with the optimizer's state in place, of AdamW as PyTorch runs it on a GPU by default.
+
+    That is `foreach`: the step makes a list of temporaries as large as all it trains.
+    """
+    adam = torch.optim.AdamW([p.requires_grad_() for p in trained], foreach=True)
+    with Ledger() as ledger:
+        ledger.own(*model.networks(vae=not cached))
+        ledger.book("parameters", word)
+        for _ in range(2):
+            z = _latent(ledger, model, cached)
+            with ledger.phase("forward"):
+                loss = model.losses(word, z).mean()
+            with ledger.phase("backward"):
+                loss.backward()
+            with ledger.phase("step"):
+                adam.step()
+                adam.zero_grad()
+    return ledger
+
+
+def _word(model: Architecture) -> Tensor:
+    """One vector (1, d) in fp32, as every master copy."""
+    return torch.empty(1, model.width, device="meta")
+
+
+def _latent(ledger: Ledger, model: Architecture, cached: bool) -> Tensor:
+    if cached:
+        return model.latent()
+    with ledger.phase("vae encode"):
+        return model.encode(model.picture())
+
+
+class _LowRank(nn.Module):
+    """x -> layer(x) + up(down(x)): (..., in) -> (..., out), the layer frozen."""
+
+    def __init__(self, layer: Any, rank: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Linear(layer.in_features, rank, bias=False, device="meta", dtype=dtype)
+        self.up = nn.Linear(rank, layer.out_features, bias=False, device="meta", dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + self.up(self.down(x))
+        return y
+
+
+def _add_low_rank(unet: UNet2DConditionModel, rank: int) -> list[Tensor]:
+    """Put a `_LowRank` around queries, keys, values and outputs of every attention; returns what is to be trained."""
+    added, dtype = [], unet.dtype
+    for attention in [m for m in unet.modules() if hasattr(m, "to_q")]:
+        for parent, name in ((attention, "to_q"), (attention, "to_k"), (attention, "to_v"), (attention.to_out, "0")):
+            wrapped = _LowRank(getattr(parent, name), rank, dtype)
+            setattr(parent, name, wrapped)
+            added += [wrapped.down.weight, wrapped.up.weight]
+    return added

@@ -1,0 +1,42 @@
+"""Forward-mode differentiation: exact slopes along random directions, without a backward pass."""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from zoti.descent.directions import average, random_directions
+from zoti.descent.estimators import Estimate, LossFn, _ask
+
+
+def forward_gradient(
+    loss_fn: LossFn,
+    theta: Tensor,
+    n: int = 2,
+    mu: float = 1e-3,
+    *,
+    generator: torch.Generator,
+    directions: str = "gaussian",
+) -> Estimate:
+    """An estimator for `Config`: exact slopes along random directions, by forward-mode differentiation (Baydin et al.
+    2022, arXiv 2202.08587).
+
+    grad = (1/n) sum_i (g . e_i) e_i: what `rge` tends to as mu -> 0, from the same directions, without rounding. mu is
+    there for the contract and not used. theta: (k, d). Costs n evaluations, each of which carries its tangent along and
+    keeps nothing for later: twice the arithmetic of a forward pass, 3.6 times its seconds on tiny-sd. Attention runs by
+    the full matrix meanwhile; in float16 the tangent of LayerNorm is nan where its input deviates by under 0.025: take
+    bfloat16 or float32. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
+
+    >>> two, die = torch.tensor([[2.0]]), torch.Generator()
+    >>> cube = lambda c: c[:, 0, 0] ** 3  # slope 3 theta**2 = 12, e is 1 or -1
+    >>> forward_gradient(cube, two, 1, generator=die, directions="rademacher").grad
+    tensor([[12.]])
+    """
+    with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode carry no tangents
+        e = random_directions(theta, n, mu, generator, directions)
+        with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            at = theta.detach().expand_as(e).clone()
+            losses, slopes = forward_ad.unpack_dual(_ask(loss_fn, forward_ad.make_dual(at, e)))
+    if slopes is None:
+        raise ValueError("no derivative came through loss_fn; build it of PyTorch's operations, without detach()")
+    return Estimate(average(slopes, e), losses[0], slopes, n)

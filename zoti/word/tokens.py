@@ -1,0 +1,158 @@
+"""One new word: its place in a pipeline, and what the U-Net is told for a whole batch of candidate vectors at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoti.data import Pipeline
+from zoti.word.embeds import load_embeds, save_embeds
+from zoti.word.vocabulary import Vocabulary, tidy
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the U-Net is told, for b candidates with p prompts. Stable Diffusion has states only, SDXL all three.
+
+    >>> told = Conditions(torch.zeros(8, 2, 77, 768))  # 8 candidates, 2 prompts
+    >>> {name: x.shape for name, x in told.of(1).items()}
+    {'encoder_hidden_states': torch.Size([8, 77, 768])}
+    """
+
+    #: (b, p, L, width); SDXL: the penultimate states of both encoders, side by side
+    states: Tensor
+    #: (b, p, projection), from the second encoder
+    pooled: Tensor | None = None
+    #: (6,): original height, width; the crop's top, left; target height, width
+    time_ids: Tensor | None = None
+
+    def of(self, prompt: int) -> dict[str, Any]:
+        """The U-Net's arguments for one prompt, by number, and all b candidates."""
+        told: dict[str, Any] = {"encoder_hidden_states": self.states[:, prompt]}
+        if self.pooled is not None and self.time_ids is not None:
+            sizes = self.time_ids.expand(len(self.states), -1)
+            told["added_cond_kwargs"] = {"text_embeds": self.pooled[:, prompt], "time_ids": sizes}
+        return told
+
+
+class ConceptToken:
+    """A pseudo-word of k vectors added to a pipeline's tokenizer and text encoder; in SDXL, to both of each.
+
+    `initializer` is where its vectors start: a word the model knows (the mean, if that is several tokens), or vectors
+    (k, d) themselves, which then decide k. d is the width of the encoder; in SDXL 768 + 1280, the first encoder's part
+    first. Candidates are judged by `encode`, which never writes to the model; `write` makes the final ones part of it.
+    Raises ValueError where the word is in the vocabulary, overlaps an added word or has capitals or spaces, where the
+    initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was before.
+
+    >>> from zoti import load_pipeline
+    >>> token = ConceptToken(load_pipeline(), "<pot>", "teapot", vectors=2)
+    >>> token.words, token.initial.shape
+    (['<pot>', '<pot>_1'], torch.Size([2, 256]))
+    >>> theta = torch.stack([token.initial, -token.initial, 2 * token.initial])
+    >>> token.encode(theta, ["a <pot>", "a <pot> in the snow"]).states.shape
+    torch.Size([3, 2, 32, 256])
+    >>> token.write(theta[0])  # from now on the pipeline itself can paint a <pot>
+    """
+
+    def __init__(self, pipe: Pipeline, word: str, initializer: str | Tensor, vectors: int = 1) -> None:
+        if vectors < 1:
+            raise ValueError(f"vectors = {vectors}: a word needs at least one vector")
+        self.pipe, self.word, self.vocabularies = pipe, word, _vocabularies(pipe)
+        self.widths = [v.table.shape[1] for v in self.vocabularies]
+        if isinstance(initializer, str):
+            start = torch.cat([v.meaning(initializer) for v in self.vocabularies], -1).repeat(vectors, 1)
+        else:
+            start = initializer.detach().to(self.vocabularies[0].table.device, torch.float32).clone()
+        if start.ndim != 2 or start.shape[1] != sum(self.widths) or len(start) < 1:
+            widths = " + ".join(map(str, self.widths))
+            raise ValueError(f"vectors of shape {tuple(start.shape)} do not fit; this model takes (k, {widths})")
+        self.initial = start  # (k, d)
+        # diffusers' convention: a word of several vectors is written <word> <word>_1 <word>_2 ...
+        self.words = [word, *(f"{word}_{i}" for i in range(1, len(start)))]
+        for v in self.vocabularies:
+            v.check(self.words)
+        # the input is right; all that may still fail, for want of memory, comes before the first change
+        tables = [v.grown(part) for v, part in zip(self.vocabularies, self._parts(start), strict=True)]
+        for v, table in zip(self.vocabularies, tables, strict=True):
+            v.add(self.words, table)
+        self.token_ids = [v.tokenizer.convert_tokens_to_ids(self.words) for v in self.vocabularies]
+
+    @classmethod
+    def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None) -> "ConceptToken":
+        """A learned word, put into the pipeline: from a file (or folder) of zoti, diffusers, kohya or a web UI.
+
+        Its vectors (k, d) are the token's `initial`. It is called `word`, or as the file has it, in small letters.
+        Raises FileNotFoundError where there is no file, ValueError for one that `load_embeds` refuses, for vectors of
+        another model, or where the word cannot be added. The pipeline is then as it was before.
+        """
+        name, parts = load_embeds(path)
+        widths, expected = [p.shape[1] for p in parts], [v.table.shape[1] for v in _vocabularies(pipe)]
+        if widths != expected:
+            raise ValueError(
+                f"{path} holds vectors of {' + '.join(map(str, widths))} numbers, this model's words have "
+                f"{' + '.join(map(str, expected))}; load it into the kind of model it was learned for"
+            )
+        return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1))
+
+    def ids(self, prompt: str) -> Tensor:
+        """Token ids (encoders, L) of a prompt with the word in it, as the pipeline makes them, every vector in place.
+
+        Raises ValueError where the prompt does not hold the word within the encoders' length.
+        """
+        rows = [v.ids(self.pipe.maybe_convert_prompt(prompt, v.tokenizer)) for v in self.vocabularies]
+        for row, word in zip(rows, self.token_ids, strict=True):
+            if not set(word) <= set(row):
+                raise ValueError(
+                    f"the prompt {prompt!r} does not hold {self.word!r} within its first {len(row)} tokens"
+                )
+        return torch.tensor(rows, device=self.pipe.text_encoder.device)
+
+    def encode(self, theta: Tensor, prompts: list[str]) -> Conditions:
+        """What the U-Net is told by every candidate with every prompt: theta (b, k, d), p prompts, in its dtype.
+
+        The same as the pipeline's `encode_prompt` gives with each candidate written to the model in turn; the sizes
+        are those the pipeline paints at. Differentiable in theta. Raises ValueError where theta is not (b, k, d) for
+        this word's k and the model's d.
+        """
+        parts, unet = self._parts(theta, "b, "), self.pipe.unet
+        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through a thousand modules each time
+        ids = torch.stack([self.ids(p) for p in prompts], 1)  # (encoders, p, L)
+
+        def grid(x: Tensor) -> Tensor:  # (b p, ...) -> (b, p, ...)
+            return x.reshape(len(theta), len(prompts), *x.shape[1:]).to(dtype)
+
+        if len(parts) == 1:
+            return Conditions(grid(self.vocabularies[0].read(ids[0], self.token_ids[0], parts[0])[0]))
+        first, second = (
+            v.read(*rest, output_hidden_states=True)
+            for v, *rest in zip(self.vocabularies, ids, self.token_ids, parts, strict=True)
+        )
+        states = grid(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
+        # an encoder whose config says eos_token_id = 2 pools at the largest id, which is the word's own: as in painting
+        side = unet.config.sample_size * self.pipe.vae_scale_factor
+        return Conditions(states, grid(second.text_embeds), states.new_tensor([side, side, 0, 0, side, side]))
+
+    @torch.no_grad()
+    def write(self, theta: Tensor) -> None:
+        """Make theta (k, d) the word's vectors in the model, so that `pipe("a <word> ...")` paints with them."""
+        for v, ids, part in zip(self.vocabularies, self.token_ids, self._parts(theta), strict=True):
+            v.table[torch.tensor(ids)] = part.to(v.table)
+
+    def save(self, theta: Tensor, folder: str | Path) -> Path:
+        """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers and the web UIs read it."""
+        return save_embeds(Path(folder) / "learned_embeds.safetensors", self.word, self._parts(theta))
+
+    def _parts(self, theta: Tensor, batch: str = "") -> tuple[Tensor, ...]:
+        """theta (k, d), or (b, k, d) where batch = 'b, ', as one (..., k, width) for each encoder."""
+        k, d = self.initial.shape
+        if theta.ndim != (3 if batch else 2) or theta.shape[-2:] != (k, d):
+            raise ValueError(f"theta has shape {tuple(theta.shape)}; {self.word!r} takes ({batch}{k}, {d})")
+        return torch.split(theta, self.widths, -1)
+
+
+def _vocabularies(pipe: Pipeline) -> list[Vocabulary]:
+    """Stable Diffusion's one, or SDXL's two."""
+    first, second = Vocabulary(pipe.tokenizer, pipe.text_encoder), getattr(pipe, "text_encoder_2", None)
+    return [first] if second is None else [first, Vocabulary(pipe.tokenizer_2, second)]
