@@ -67,8 +67,8 @@ def shared_key() -> str:
     """A hash of all that every chapter stands on."""
     digest = hashlib.sha256(f"{version('torch')} {version('diffusers')}".encode())
     data = [file for folder in DATA for file in (ROOT / "data" / folder).rglob("*") if file.is_file()]
-    for file in sorted([*(ROOT / "zoti").glob("*.py"), *data]):
-        digest.update(str(file.relative_to(ROOT)).encode() + hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted([*(ROOT / "zoti").rglob("*.py"), *data]):
+        digest.update(file.relative_to(ROOT).as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
