@@ -1,8 +1,22 @@
 """zoti: personalise a quantized text-to-image diffusion model with forward passes only.
 
-Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become one new word. Read
-in the order data flows: model, data, word -> objective -> descent -> checkpoint, invert; beside them stand rivals,
-metrics, ledger and page.
+Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become one new word. The parts of the library,
+each of which stands only on those before it:
+
+- `data`: pictures and captions, and the latents the U-Net sees of them;
+- `model/`: a pipeline to teach a word to, its weights rounded to eight bits or four;
+- `word/`: the new word, its place in the pipeline and the files that hold it;
+- `descent/`: timesteps, directions, estimators, subspace, optimizers: downhill from losses alone;
+- `objective`: the loss a candidate for the word is judged by;
+- `checkpoint`: a run's state, saved and resumed to the same bits;
+- `invert`: the loop that puts all of this together, a step at a time.
+
+Beside this road:
+
+- `rivals/`: backpropagation, DreamBooth, evolution and forward-mode gradients, in the same frame;
+- `metrics`: how alike, how obedient, how diverse the pictures are;
+- `ledger/`: what each method asks of memory;
+- `page/`: what a chapter shows.
 """
 
 import logging

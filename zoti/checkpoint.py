@@ -1,4 +1,4 @@
-"""The state of a run is data: a few small tensors in one file, from which the run goes on bit by bit."""
+"""A run's state in one file, a few small tensors, from which the run goes on as if it had never stopped."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ State = dict[str, Tensor]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run that remembers: its state is made by `init`, renewed by `observe`, and kept nowhere else.
+    """A part of a run that remembers. `init` makes its state and `observe` renews it; it is kept nowhere else.
 
     >>> from zoti import Guided, rge
     >>> isinstance(Guided(), Stateful), isinstance(rge, Stateful)
@@ -25,14 +25,14 @@ class Stateful(Protocol):
     """
 
     def init(self, theta: Tensor, /) -> State:
-        """What it remembers of a run that begins at theta (k, d)."""
+        """The state of a run that begins at theta (k, d)."""
 
     def observe(self, seen: Tensor, state: State, /) -> State:
-        """What it remembers once it has seen a token or an estimate (k, d)."""
+        """The state once it has seen one more token or estimate (k, d)."""
 
 
 def initial_state(part: object, theta: Tensor) -> State:
-    """What a part of a run that begins at theta (k, d) remembers; {} of a part that is not `Stateful`.
+    """The state of a part at the start of a run from theta (k, d), or {} for a part that is not `Stateful`.
 
     >>> from zoti import Guided, rge
     >>> theta = torch.zeros(1, 4)
@@ -43,7 +43,7 @@ def initial_state(part: object, theta: Tensor) -> State:
 
 
 def renewed_state(part: object, seen: Tensor, state: State) -> State:
-    """What a part remembers once it has seen a token or an estimate (k, d); {} of a part that is not `Stateful`.
+    """The state of a part once it has seen one more token or estimate (k, d), or {} if it is not `Stateful`.
 
     >>> from zoti import SubspaceGradient
     >>> part, theta = SubspaceGradient(), torch.zeros(1, 4)
@@ -62,15 +62,23 @@ class Run:
     0
     """
 
-    theta: Tensor  #: (k, d)
-    chance: Tensor  #: the generator's state, uint8
-    states: dict[str, State]  #: what "optimizer", "subspace" and "estimator" remember, {} where nothing
-    index: int = 0  #: steps done
-    evaluations: int = 0  #: candidates judged so far, times the draws each was judged on
+    #: the token, (k, d)
+    theta: Tensor
+    #: the generator's state, uint8
+    chance: Tensor
+    #: what "optimizer", "subspace" and "estimator" remember, {} for one that remembers nothing
+    states: dict[str, State]
+    #: steps done
+    index: int = 0
+    #: candidates judged so far, times the draws each was judged on
+    evaluations: int = 0
 
 
 def save_checkpoint(path: Path, config: str, run: Run) -> None:
-    """Write a run as safetensors: to a file beside it, to the disk, then over the old one in one move.
+    """Write a run to a safetensors file; whatever interrupts it, the old file or the new one is there and whole.
+
+    The new file is written beside the old one, flushed to the disk, and then takes its place in one move. config: any
+    text that tells this run from others.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -93,10 +101,10 @@ def save_checkpoint(path: Path, config: str, run: Run) -> None:
 
 
 def load_checkpoint(path: Path, config: str, start: Run) -> Run:
-    """Read a run back; `start`, the run at its beginning, says which shape and device it must have.
+    """Read a run back from its file, onto the device of `start`, which is the same run at its beginning.
 
-    Raises ValueError for a file that is damaged in any byte, or that belongs to another `config` (any text that
-    tells a run from others) or a token of another shape.
+    Raises ValueError for a file that is damaged in any byte, or that belongs to another `config` or to a token of
+    another shape.
 
     >>> from tempfile import TemporaryDirectory
     >>> chance = torch.Generator().get_state()

@@ -1,4 +1,4 @@
-"""From pictures to latents: folders of images, captions with a gap for the word, and the VAE asked only once."""
+"""From pictures to latents: folders of images are read with their captions, and the VAE encodes each image once."""
 
 import json
 from dataclasses import dataclass
@@ -10,17 +10,18 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image, ImageOps
 from torch import Tensor
 
-_PACKAGED, _CHECKOUT = Path(__file__).parent / "_data", Path(__file__).parent.parent / "data"
+_PACKAGED = Path(__file__).parent / "_data"
+_CHECKOUT = Path(__file__).parent.parent / "data"
 #: Where tiny-sd, the subjects and the styles live: inside the installed package, or beside it in a checkout
 DATA = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
 #: a StableDiffusionPipeline or StableDiffusionXLPipeline; to a type checker Any, for its parts are added at run time
 Pipeline = Any
-#: What a picture's file may end in, in capitals or small letters.
+#: What the files end in that `load_images` reads; capitals or small letters are the same to it.
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """What a viewer shows on white: what is transparent stays unseen, and 16 bits of grey keep their shades."""
+    """The image in RGB as a viewer shows it: white where it is transparent, 16 bits of grey scaled down to 8."""
     if image.mode.startswith("I;16"):  # Pillow would cut off all above 255
         image = image.convert("I").point(lambda v: v / 256).convert("L")
     white = Image.new("RGBA", image.size, "white")
@@ -28,9 +29,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def load_images(folder: str | Path) -> list[Image.Image]:
-    """Every picture of a folder that is not hidden, sorted by name, as RGB.
+    """Every picture of a folder, sorted by name, as RGB. Hidden files are passed over.
 
-    Upright, on white where it is transparent, and of an animation the first.
+    A picture is turned upright if its camera noted how, lies on white where it is transparent, and is the first frame
+    of an animation.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or with an unreadable one.
 
@@ -59,9 +61,10 @@ def load_images(folder: str | Path) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to learn a word for: five references with captions, and what the world knows to be true of it.
+    """What a word is learned for: a thing or a style, with reference pictures to learn it from.
 
-    Your own needs no truth, which only judges:
+    Where more pictures of it exist, they are the truth that a learned word is judged by. A subject of your own needs
+    none:
 
     >>> photo = Image.new("RGB", (64, 64), "teal")
     >>> mug = Subject("my-mug", "mug", [photo], ["a {} on a table"], [], [])
@@ -74,22 +77,24 @@ class Subject:
     ('a photo of a {}', 'a picture in the style of {}')
     """
 
+    #: what its folder is called
     name: str
-    #: what it is one of, in a word that the model knows
+    #: the kind of thing it is, in a word that the model knows
     class_word: str
+    #: the pictures that the word is learned from
     references: list[Image.Image]
-    #: one a reference: "a {} in the snow", where the gap is for the word
+    #: one for each reference, with {} where the word belongs: "a {} in the snow"
     captions: list[str]
-    #: the same subject where the references never showed it
+    #: pictures of the same subject in settings that no reference shows
     truth: list[Image.Image]
-    #: one a picture of the truth, with a gap too
+    #: one for each picture of the truth, with {} too
     truth_captions: list[str]
 
 
 def load_subject(name: str, kind: str = "subjects") -> Subject:
-    """One of data/subjects (kind='subjects') or data/styles (kind='styles') by name.
+    """A subject by name, from data/subjects (kind='subjects') or data/styles (kind='styles').
 
-    Raises ValueError that lists the names there are.
+    Raises ValueError for an unknown name, and lists those there are.
 
     >>> cat = load_subject("cat")
     >>> len(cat.references), len(cat.captions), len(cat.truth)
@@ -109,11 +114,12 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
     )
 
 
-#: Captions for pictures nobody described, as textual inversion has them (Gal et al. 2023, there some thirty of each
-#: kind), in words that tiny-sd knows too. One a picture: `OBJECT_TEMPLATES[: len(images)]`. Describing all but the
-#: subject, as `Subject.captions` do, teaches a cleaner word.
+#: Captions for pictures of a thing that nobody has described. Textual inversion (Gal et al. 2023) has some thirty for
+#: things and as many for styles; these few use only words that tiny-sd knows too. Each picture needs one:
+#: `OBJECT_TEMPLATES[: len(images)]`. A caption that describes everything but the subject, as `Subject.captions` do,
+#: teaches a cleaner word.
 OBJECT_TEMPLATES = ["a photo of a {}", "a rendering of a {}", "an illustration of a {}", "a picture of a {}", "a {}"]
-#: The same where the word is to mean a style.
+#: The same for pictures of a style.
 STYLE_TEMPLATES = [
     "a picture in the style of {}",
     "a rendering in the style of {}",
@@ -125,7 +131,9 @@ STYLE_TEMPLATES = [
 
 @dataclass(frozen=True)
 class Latents:
-    """The VAE's answer for every picture, as distributions: mean and std (n, c, h, w), already scaled for the U-Net.
+    """The latents of n pictures. The VAE gives each as a normal distribution, so here are means and deviations.
+
+    mean, std: (n, c, h, w), already scaled for the U-Net.
 
     >>> latents = Latents(torch.zeros(5, 4, 8, 8), torch.ones(5, 4, 8, 8))
     >>> chance = torch.Generator().manual_seed(0)
@@ -140,7 +148,7 @@ class Latents:
         return len(self.mean)
 
     def sample(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One draw per index (b,) -> (b, c, h, w)."""
+        """Draw a latent for each of the pictures with these numbers, index (b,): (b, c, h, w)."""
         mean, std = self.mean[index], self.std[index]
         return mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean)
 
@@ -154,7 +162,9 @@ def _encode(pipe: Pipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
     """Encode every picture once, centre-cropped to the model's size. After this, training needs no VAE.
 
-    (The authors' script encodes at every step: 30,000 encodings of five pictures.) Raises ValueError for no images.
+    (The authors' script encodes at every step: 30,000 encodings of five pictures.)
+
+    Raises ValueError for no images.
 
     >>> from zoti import load_pipeline
     >>> latents = cache_latents(load_pipeline(), load_subject("cat").references)
@@ -177,5 +187,6 @@ def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
         if widen:
             pipe.vae.to(torch.float16)
     mean, std = (torch.cat(part).clone() for part in zip(*pairs, strict=True))
-    shift, scale = pipe.vae.config.shift_factor or 0.0, pipe.vae.config.scaling_factor
+    shift = pipe.vae.config.shift_factor or 0.0
+    scale = pipe.vae.config.scaling_factor
     return Latents((mean - shift) * scale, std * scale)

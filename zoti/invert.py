@@ -1,4 +1,4 @@
-"""The loop: draw, estimate, project, step. A generator, so that logging, plotting and stopping live in the notebook."""
+"""The loop: draw, estimate, project, step. It is a generator, so printing, plotting and stopping are the caller's."""
 
 import inspect
 import math
@@ -19,33 +19,43 @@ from zoti.descent.optim import AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.descent.subspace import SubspaceGradient
 from zoti.objective import DenoisingLoss
 
-#: A loss beyond this is divergence: predicting nothing costs about 1, whether noise or v is asked for.
+#: A loss above this means that the run has diverged. A model that predicts nothing has a loss of about 1.
 WORST_LOSS = 10.0
-#: And so is a token that became so many times as long as it began (see `invert`).
+#: A token this many times as long as the word's initial vectors means the same (see `invert`).
 LONGEST = 1000.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run, but for the objective. Paper: 30,000 steps, n = 2, mu = 1e-3, lr = 5e-3, batch 1.
+    """Everything that decides a run, except the objective.
 
-    A candidate's loss is its mean over `batch` draws of (image, t, noise), the same for all candidates. An estimator
-    that is `Stateful`, like `Guided`, is told what it remembers as further arguments. Raises ValueError for numbers
-    that cannot be and parts that contradict each other.
+    The paper takes 30,000 steps with n = 2, mu = 1e-3, lr = 5e-3 and batch 1. An estimator that is `Stateful`, like
+    `Guided`, is called with what it remembers as further arguments.
+
+    Raises ValueError for numbers that cannot be and parts that contradict each other.
 
     >>> print(Config(n=4, optimizer=ZOAdam(lr=0.01), subspace=None))
     rge gaussian n=4 mu=0.001 batch=1 seed=0
     ZOAdam(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-08) None
     """
 
+    #: how many updates of the token
     steps: int = 2000
+    #: how many directions an estimate averages over
     n: int = 2
+    #: the step of a finite difference
     mu: float = 1e-3
+    #: a candidate's loss is its mean over so many draws of (image, t, noise), the same for all candidates
     batch: int = 1
-    estimator: Callable[..., Estimate] = rge  # or spsa, one_point, Guided(...)
+    #: `rge`, `spsa`, `one_point`, a `Guided`, or one of your own
+    estimator: Callable[..., Estimate] = rge
+    #: 'gaussian', 'rademacher' or 'orthogonal'
     directions: str = "gaussian"
+    #: what makes a step of the projected gradient
     optimizer: Optimizer = field(default_factory=ZOAdam)
+    #: what is removed from the gradient; None removes nothing
     subspace: SubspaceGradient | None = field(default_factory=SubspaceGradient)
+    #: decides all chance in the run
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,7 +74,7 @@ class Config:
             )
 
     def __str__(self) -> str:
-        """One line that two runs share exactly when they would take the same steps; `steps` may be extended."""
+        """All that decides the steps of a run, in one line. `steps` is left out, so that a run may be extended."""
         estimator = getattr(self.estimator, "__name__", self.estimator)  # a function's name, a Guided's numbers
         chance = f"{self.directions} n={self.n} mu={self.mu} batch={self.batch} seed={self.seed}"
         return f"{estimator} {chance} {self.optimizer} {self.subspace}"
@@ -78,13 +88,20 @@ class Step:
     0.5
     """
 
-    index: int  #: 1, 2, ...
-    theta: Tensor  #: (k, d) the token after the step
-    loss: float  #: of the token before the step, on this step's draws
-    removed: float  #: share of the squared gradient that SubspaceGradient took away
-    evaluations: int  #: so far in the whole run, an evaluation being one candidate on one draw; the bank is not counted
-    seconds: float  #: since this process began the run
-    bank_loss: float | None = None  #: of the token after the step, where the bank was asked
+    #: the step's number: 1, 2, ...
+    index: int
+    #: the token after the step, (k, d)
+    theta: Tensor
+    #: the loss before the step, on this step's draws, as the estimator saw it (see `Estimate`)
+    loss: float
+    #: the share of the gradient's squared length that the subspace took away
+    removed: float
+    #: evaluations in the whole run so far, each of one candidate on one draw; the bank's are not counted
+    evaluations: int
+    #: seconds since this process began the run
+    seconds: float
+    #: the bank's loss of the token after the step, at steps where the bank is asked
+    bank_loss: float | None = None
 
 
 def invert(
@@ -98,16 +115,20 @@ def invert(
 ) -> Iterator[Step]:
     """Learn the objective's word by forward passes only (ZOODiP Alg. 1 and 2), yielding a Step after each update.
 
-    theta: (k, d) start, by default the token's initial vectors. Every `every` steps, and after the last, `bank` is
-    asked for the loss of the token, e.g. `lambda c: truth.mean(c, draws)` with `draws = truth.bank(64, generator)`, and
-    the whole state is written to `checkpoint`, atomically; a run that finds the file goes on from it, to the same
-    bits as if never stopped. `progress` shows a bar, which leaves when done and which TQDM_DISABLE=1 forbids.
+    theta: where to start, (k, d); by default the token's initial vectors. Two things happen every `every` steps and
+    after the last. `bank` is asked for the loss of the token: `lambda c: truth.mean(c, draws)`, say, with
+    `draws = truth.bank(64, generator)`. And the state is written to the file `checkpoint`, atomically; a run that finds
+    this file goes on from it, to the same bits as if it had never stopped. `progress` shows a bar, which goes away when
+    the run is done; TQDM_DISABLE=1 forbids it.
 
-    A run has diverged when a loss is not finite or above 10 (predicting nothing at all costs about 1), or when the
-    token is 1000 times as long as its initial vectors. Growth alone is healthy, the loss hardly feels length; but it
-    hardly does because a text encoder begins by normalising, so a step of mu then turns the token a thousandth as
-    far, and the differences drown in rounding. The last token of sound loss is saved, then FloatingPointError raised.
-    Raises ValueError for a checkpoint damaged, or of another config, word or captions; pictures it does not compare.
+    A run has diverged when a loss is not finite or above 10 (a model that predicts nothing has about 1), or when the
+    token is 1000 times as long as the word's initial vectors. Growing as such does no harm, for a text encoder
+    normalises what it reads and so sees hardly more than a token's direction. But for the same reason a step of length
+    mu changes the direction of such a token a thousand times less, and the differences between losses drown in
+    rounding. The last token with a sound loss is then saved and FloatingPointError raised.
+
+    Raises ValueError for a checkpoint that is damaged or belongs to another config, word or captions. Whether the
+    pictures are the same it does not know.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -123,13 +144,16 @@ def invert(
     """
     if every < 1:
         raise ValueError(f"every = {every}: bank and checkpoint come every so many steps, at least 1")
-    path, told = None if checkpoint is None else Path(checkpoint), f"{config} {objective.prompts}"
+    path = None if checkpoint is None else Path(checkpoint)
+    told = f"{config} {objective.prompts}"  # what the run is known by in its checkpoint
     run = _begin(config, objective.token.initial if theta is None else theta)
     if path is not None and path.exists():
         run = load_checkpoint(path, told, run)
-    began, good = time.perf_counter(), run
+    began = time.perf_counter()
+    good = run  # the last whose token's loss was seen and sound
 
     def stop(trouble: str) -> NoReturn:
+        """Save the last sound token, and raise."""
         if path is not None:
             save_checkpoint(path, told, good)
         raise FloatingPointError(
@@ -146,7 +170,9 @@ def invert(
                 stop("the loss is not finite")
             if estimate.loss > WORST_LOSS:
                 stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
-            good, grad, removed = run, estimate.grad, 0.0  # good: its loss has just been seen
+            good = run
+
+            grad, removed = estimate.grad, 0.0
             if config.subspace:
                 grad, removed = config.subspace.project(grad, run.states["subspace"])
             theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
@@ -159,17 +185,20 @@ def invert(
                 "estimator": renewed_state(config.estimator, estimate.grad, run.states["estimator"]),
             }
             run = Run(theta, chance, states, run.index + 1, run.evaluations + config.batch * estimate.evaluations)
+
             asked = None
             if run.index % every == 0 or run.index == config.steps:
                 asked = None if bank is None else float(bank(run.theta[None]))
                 if path is not None:
                     save_checkpoint(path, told, run)
             bar.update()
-            loss, seconds = float(estimate.loss), time.perf_counter() - began
+            loss = float(estimate.loss)
+            seconds = time.perf_counter() - began
             yield Step(run.index, run.theta, loss, removed, run.evaluations, seconds, asked)
 
 
 def _begin(config: Config, theta: Tensor) -> Run:
+    """A run before its first step."""
     theta = theta.detach().float().clone()
     states = {
         "optimizer": config.optimizer.init(theta),
@@ -180,7 +209,7 @@ def _begin(config: Config, theta: Tensor) -> Run:
 
 
 def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estimate, Tensor]:
-    """What this run's estimator sees next, and the state of chance afterwards."""
+    """The next estimate of a run, and the generator's state afterwards."""
     generator = torch.Generator()
     generator.set_state(run.chance)
     draws = objective.bank(config.batch, generator)
@@ -196,5 +225,5 @@ def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estim
 
 
 def _length(theta: Tensor) -> float:
-    """Of the longest of a word's k vectors."""
+    """The length of the longest of a word's k vectors."""
     return float(torch.linalg.vector_norm(theta, dim=-1).max())

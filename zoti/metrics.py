@@ -1,5 +1,8 @@
-"""How alike, how obedient, how diverse: CLIP-I, CLIP-T, DINO and DINO_inter, as the paper counts them (Table 1, S9),
-and how far a mean of such numbers can be trusted."""
+"""Scores for pictures of a word: how like the subject, how obedient to the prompt, how diverse.
+
+CLIP-I, CLIP-T, DINO and DINO_inter are as the paper counts them (Tables 1 and S9); `bootstrap` says how far a mean of
+such numbers can be trusted.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +23,13 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
     >>> mean_cosine(torch.tensor([[5.0, 0.0]]), torch.eye(2))
     0.5
     """
-    return float((torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T).mean())
+    a = torch.nn.functional.normalize(a, dim=-1)
+    b = torch.nn.functional.normalize(b, dim=-1)
+    return float((a @ b.T).mean())
 
 
 def inter_cosine(a: Tensor) -> float:
-    """Mean cosine among different rows of a (n, f). Raises ValueError for n < 2.
+    """Mean cosine over all pairs of different rows of a (n, f). Raises ValueError for n < 2.
 
     >>> inter_cosine(torch.eye(4)), inter_cosine(torch.ones(2, 4))
     (0.0, 1.0)
@@ -38,11 +43,13 @@ def inter_cosine(a: Tensor) -> float:
 def bootstrap(
     scores: Tensor | Sequence[float], generator: torch.Generator, level: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of scores (n,) or (n, m) (Efron 1979): what other n might have given.
+    """A confidence interval for the mean of scores, (n,) or (n, m), by the percentile bootstrap (Efron 1979).
 
-    Rows of a table are drawn whole: the seeds of one subject are no independent witnesses, so the n subjects are what
-    is sampled (Davison & Hinkley 1997, section 3.8). Honest for large n; of n = 5 it covers the mean five times in
-    six instead of 19 in 20. Raises ValueError for n < 2 or a level outside (0, 1).
+    scores: one for each of n subjects, or m for each, from as many seeds. The rows of such a table are drawn whole,
+    because seeds of one subject are no independent witnesses (Davison & Hinkley 1997, section 3.8). The interval is
+    honest for large n; for n = 5 a level of 0.95 covers the mean five times in six instead of 19 times in 20.
+
+    Raises ValueError for n < 2 or a level outside (0, 1).
 
     >>> low, high = bootstrap([0.5] * 30 + [0.7] * 30, torch.Generator())
     >>> round(low, 2), round(high, 2)  # two standard errors are 0.2 / 60**0.5
@@ -61,10 +68,11 @@ def bootstrap(
 
 @dataclass
 class Metrics:
-    """The two encoders, and a few numbers made of their cosines. On tiny-sd its own; on photographs the paper's.
+    """The judges of pictures: CLIP and DINO, and the scores made of the cosines of their features.
 
-    References may be what a word was learned from or, where the world is known, `Subject.truth`. Every method raises
-    ValueError where a list is empty.
+    For pictures of tiny-sd they are small models of its own world (the default), for photographs the paper's.
+    References may be the pictures that a word was learned from, or `Subject.truth` where there is one. Every method
+    raises ValueError where a list is empty.
 
     >>> from zoti.data import load_subject
     >>> metrics, teapot = Metrics.load(), load_subject("teapot")
@@ -85,7 +93,10 @@ class Metrics:
     def load(
         cls, clip: str | Path = DATA / "judges" / "clip", dino: str | Path = DATA / "judges" / "dino"
     ) -> "Metrics":
-        """From folders or hub ids; the paper's are openai/clip-vit-base-patch32 and facebook/dinov2-base."""
+        """Open both models, each from a folder or by its hub id.
+
+        The paper's are openai/clip-vit-base-patch32 and facebook/dinov2-base.
+        """
         clip_class: Any = CLIPModel  # transformers leaves these untyped
         dino_class: Any = Dinov2Model
         processor: Any = AutoImageProcessor
@@ -99,14 +110,14 @@ class Metrics:
 
     @torch.inference_mode()
     def clip_features(self, images: list[Image.Image]) -> Tensor:
-        """(n, projection_dim)"""
+        """CLIP's features of n pictures: (n, projection_dim)."""
         pixels = self.clip_images(images=_some(images), return_tensors="pt")["pixel_values"]
         features: Tensor = self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
         return features
 
     @torch.inference_mode()
     def text_features(self, prompts: list[str]) -> Tensor:
-        """(n, projection_dim)"""
+        """CLIP's features of n prompts: (n, projection_dim)."""
         config: Any = self.clip.config
         words = self.tokenizer(
             _some(prompts),
@@ -120,39 +131,42 @@ class Metrics:
 
     @torch.inference_mode()
     def dino_features(self, images: list[Image.Image]) -> Tensor:
-        """Class tokens (n, hidden)."""
+        """DINO's features of n pictures, its class tokens: (n, hidden)."""
         pixels = self.dino_images(images=_some(images), return_tensors="pt")["pixel_values"]
         features: Tensor = self.dino(pixel_values=pixels).last_hidden_state[:, 0]
         return features
 
     def clip_i(self, images: list[Image.Image], references: list[Image.Image]) -> float:
-        """Mean pairwise CLIP cosine of pictures and references, in [-1, 1]; higher is more alike."""
+        """CLIP-I: the mean CLIP cosine of all pairs of a picture and a reference, in [-1, 1]; higher is more alike."""
         return mean_cosine(self.clip_features(images), self.clip_features(references))
 
     def clip_t(self, images: list[Image.Image], prompts: list[str]) -> float:
-        """Mean CLIP cosine of each picture with its own prompt (class instead of word); higher obeys better.
+        """CLIP-T: the mean CLIP cosine of each picture with its own prompt, in which the class stands for the word.
 
-        Raises ValueError unless there is one prompt for each picture.
+        Higher is more obedient. Raises ValueError unless there is one prompt for each picture.
         """
         return _obedience(self.clip_features(images), self.text_features(prompts))
 
     def dino_score(self, images: list[Image.Image], references: list[Image.Image]) -> float:
-        """Mean pairwise DINO cosine of pictures and references; tells one teapot from another, as CLIP hardly does."""
+        """DINO: as CLIP-I, with DINO's features, which tell one teapot from another where CLIP's hardly do."""
         return mean_cosine(self.dino_features(images), self.dino_features(references))
 
     def clip_inter(self, images: list[Image.Image]) -> float:
-        """Mean CLIP cosine among different pictures of one set; of the truth, what CLIP-I can at best be.
+        """Mean CLIP cosine among different pictures of one set. For the truth it is the best CLIP-I to be hoped for.
 
         Raises ValueError for fewer than two pictures.
         """
         return inter_cosine(self.clip_features(images))
 
     def dino_inter(self, images: list[Image.Image]) -> float:
-        """Mean DINO cosine among different pictures of one set; lower is more diverse. Raises as `clip_inter` does."""
+        """DINO_inter: the mean DINO cosine among different pictures of one set; lower is more diverse.
+
+        Raises ValueError for fewer than two pictures.
+        """
         return inter_cosine(self.dino_features(images))
 
     def scores(self, images: list[Image.Image], references: list[Image.Image], prompts: list[str]) -> dict[str, float]:
-        """All four of one set of pictures, each picture encoded once: {'CLIP-I', 'CLIP-T', 'DINO', 'DINO_inter'}."""
+        """All four scores of a set of pictures, by name; each picture is encoded once."""
         clip, dino = self.clip_features(images), self.dino_features(images)
         return {
             "CLIP-I": mean_cosine(clip, self.clip_features(references)),
@@ -163,12 +177,14 @@ class Metrics:
 
 
 def _obedience(images: Tensor, prompts: Tensor) -> float:
+    """The mean cosine of each picture's features (n, f) with those of its own prompt (n, f)."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} pictures; CLIP-T compares each with its own")
     return float(torch.cosine_similarity(images, prompts).mean())
 
 
 def _some(things: list[Any]) -> list[Any]:
+    """The list as it is. Raises ValueError where it is empty."""
     if not things:
         raise ValueError("nothing to score: the list of pictures or prompts is empty")
     return things

@@ -1,4 +1,4 @@
-"""The loss a word is judged by: how well the model, told this word, predicts the noise in a picture (ZOODiP Eq. 1)."""
+"""The loss a word is judged by: how badly the model, told this word, predicts the noise in a picture (ZOODiP Eq. 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +23,25 @@ class Draw:
 
     #: the picture's number
     image: int
-    #: (1,) int64
+    #: the timestep, int64 (1,)
     t: Tensor
-    #: (1, c, h, w) clean latent
+    #: the picture's latent without noise, (1, c, h, w)
     z: Tensor
-    #: (1, c, h, w)
+    #: the noise, (1, c, h, w)
     noise: Tensor
 
 
 class DenoisingLoss:
-    """L(theta) = ||eps - eps_phi(z_t, t, c(y(theta)))||^2, averaged over elements, for many candidates at once.
+    """The denoising loss of a word, for many candidates at once: call it with candidates and a draw.
 
-    `draw` fixes the chance, the call is then a deterministic function of theta: one picture, one t, one noise shared
-    by all candidates. Works for epsilon and v prediction, whichever the pipeline's scheduler asks for. `captions` has
-    a {} for the word, one per picture (or one for all). Raises ValueError where captions, timesteps or scheduler do not
-    fit, or max_batch < 1.
+    L(theta) = ||eps - eps_phi(z_t, t, c(y(theta)))||^2, averaged over elements. All chance lies in the draw: one
+    picture, one t and one noise, shared by all candidates. Given a draw, the loss is a deterministic function of
+    theta. Works for epsilon and v prediction, whichever the pipeline's scheduler asks for.
+
+    captions: one for each picture (or one for all), with {} where the word belongs. max_batch: how many candidates go
+    through the model together.
+
+    Raises ValueError where captions, timesteps or scheduler do not fit, or max_batch < 1.
 
     >>> from zoti import PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -72,7 +76,8 @@ class DenoisingLoss:
         for caption in captions:
             if "{}" not in caption:
                 raise ValueError(f"the caption {caption!r} has no {{}} where the word belongs")
-        schedule, kind = type(pipe.scheduler).__name__, pipe.scheduler.config.get("prediction_type")
+        schedule = type(pipe.scheduler).__name__
+        kind = pipe.scheduler.config.get("prediction_type")
         if kind not in ("epsilon", "v_prediction") or not hasattr(pipe.scheduler, "alphas_cumprod"):
             raise ValueError(
                 f"this model's {schedule} asks it for {kind!r}; take one that predicts 'epsilon' or 'v_prediction' of "
@@ -81,21 +86,26 @@ class DenoisingLoss:
         total = pipe.scheduler.config.num_train_timesteps
         if timesteps.high > total:
             raise ValueError(f"timesteps up to {timesteps.high}, but this model knows only {total}")
-        self.pipe, self.token, self.latents, self.timesteps = pipe, token, latents, timesteps
+        self.pipe = pipe
+        self.token = token
+        self.latents = latents
+        self.timesteps = timesteps
         self.prompts = [c.replace("{}", token.word) for c in captions]
         self.max_batch = max_batch
         for prompt in self.prompts:  # one that is too long must not wait for its turn in the middle of a run
             token.ids(prompt)
 
     def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
-        """Choose picture, timestep (unless t (1,) is given) and noise; the generator is all the chance there is."""
+        """Choose a picture, a timestep (unless t (1,) is given) and noise. All chance comes from the generator."""
         image = torch.randint(len(self.latents), (1,), generator=generator)
         z = self.latents.sample(image, generator)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        return Draw(int(image), self.timesteps.sample(1, generator) if t is None else t, z, noise)
+        if t is None:
+            t = self.timesteps.sample(1, generator)
+        return Draw(int(image), t, z, noise)
 
     def bank(self, size: int, generator: torch.Generator) -> list[Draw]:
-        """A fixed set of draws: the same ruler for every token, instead of a loss that jumps with the dice.
+        """A fixed set of draws to measure any token by, where single draws would give a loss that jumps with the dice.
 
         Its timesteps are sampled together, so that `Stratified` can spread them.
         """
@@ -106,11 +116,13 @@ class DenoisingLoss:
         return torch.cat([self._losses(chunk, draw) for chunk in theta.split(self.max_batch)])
 
     def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
+        """Losses (b,) of candidates theta (b, k, d), which all go through the U-Net together."""
         unet, schedule = self.pipe.unet, self.pipe.scheduler
         told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
         # by the definition: some schedulers' own add_noise, such as SDXL's Euler's, leaves z as long as it was
         alpha = schedule.alphas_cumprod.to(draw.z)[draw.t]
-        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        signal = alpha.sqrt()
+        spread = (1 - alpha).sqrt()
         z_t = (signal * draw.z + spread * draw.noise).to(told["encoder_hidden_states"])
         predicted = unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
         epsilon = schedule.config.prediction_type == "epsilon"

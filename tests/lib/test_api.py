@@ -145,6 +145,7 @@ def reading_order() -> list[str]:
 def test_the_readme_names_every_room_and_module_in_an_order_in_which_each_stands_on_those_before():
     outside = [module for module in MODULES if "." not in module]
     assert sorted(reading_order()) == sorted([*outside, *(f"{room}/" for room in ROOMS)])
+    assert re.findall(r"^- `(\w+/?)`", zoti.__doc__, flags=re.M) == reading_order()
     read = set()
     for place in reading_order():
         read.add(place.rstrip("/"))

@@ -1,8 +1,11 @@
-"""Directions to try a word in, and what their slopes say together: the parts that estimators share.
+"""Random directions to try a word in, and the gradient that slopes along them make: the parts all estimators share.
 
 Directions e come in three kinds, all with E[e e^T] = I, so that every kind makes the same estimate on average:
-`gaussian`, N(0, I); `rademacher`, a fair sign in every coordinate; `orthogonal`, at right angles to each other, of
-length sqrt(D) (a random frame; n = D of them give the whole gradient of a linear loss).
+
+- `gaussian`: N(0, I);
+- `rademacher`: a fair sign in every coordinate;
+- `orthogonal`: at right angles to each other and of length sqrt(D), a random frame. n = D of them give the whole
+  gradient of a linear loss.
 """
 
 import math
@@ -15,10 +18,13 @@ from torch import Tensor
 def random_directions(
     theta: Tensor, n: int, mu: float, generator: torch.Generator, kind: str = "gaussian", spare: int = 0
 ) -> Tensor:
-    """Draw n + spare directions (n + spare, k, d) on the generator's device, so that a seed means the same everywhere.
+    """Random directions for a word theta (k, d): (n + spare, k, d) of them, on theta's device.
 
-    mu, the step to be taken along them, is only looked at. Raises ValueError for n < 1, a mu that is not positive and
-    finite, a theta that is not (k, d) of floats, an unknown kind, and more orthogonal directions than dimensions.
+    n are those an estimate averages over, spare what an estimator needs beside them. They are drawn on the generator's
+    device, so that a seed means the same everywhere. mu, the step that will be taken along them, is only checked.
+
+    Raises ValueError for n < 1, a mu that is not positive and finite, a theta that is not (k, d) of floats, an unknown
+    kind, and more orthogonal directions than dimensions.
 
     >>> theta, chance = torch.zeros(2, 3), torch.Generator()
     >>> e = random_directions(theta, 6, 1e-3, chance, "orthogonal")
@@ -48,14 +54,15 @@ def random_directions(
             )
         q, r = torch.linalg.qr(torch.randn((theta.numel(), shape[0]), **like))
         # QR chooses signs by its own rule; with those of r given back, every frame is equally likely
-        drawn = (theta.numel() ** 0.5 * q * r.diagonal().sign()).T.reshape(shape)
+        frame = theta.numel() ** 0.5 * q * r.diagonal().sign()  # (D, n + spare)
+        drawn = frame.T.reshape(shape)
     else:
         raise ValueError(f"directions={kind!r} is unknown; there are 'gaussian', 'rademacher' and 'orthogonal'")
     return drawn.to(theta.device)
 
 
 def average(slopes: Tensor, e: Tensor) -> Tensor:
-    """The estimate (k, d) that slopes (n,) along directions e (n, k, d) make together: (1/n) sum_i slopes_i e_i.
+    """The gradient (k, d) that slopes (n,) along directions e (n, k, d) add up to: (1/n) sum_i slopes_i e_i.
 
     >>> average(torch.tensor([2.0, 4.0]), torch.eye(2).unsqueeze(1))
     tensor([[1., 2.]])

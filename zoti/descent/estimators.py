@@ -1,9 +1,11 @@
 """A gradient from forward passes: estimate the slope of a loss from its values alone.
 
-A loss function here takes a batch of candidates theta (b, k, d) and returns their losses (b,). That all
-candidates are judged on the same image, timestep and noise (common random numbers) is the loss function's business;
-that all are asked in one call is ours. Below, D = k d and g is the true gradient. All raise ValueError if n < 1, mu
-is not positive and finite, the directions do not exist, theta is not (k, d) of floats, or a loss is not (b,).
+A loss function here takes a batch of candidates theta (b, k, d) and returns their losses (b,). An estimator asks for
+all its candidates in one call; to judge them on the same image, timestep and noise (common random numbers) is up to
+the loss function. Below, D = k d and g is the true gradient.
+
+Every estimator raises ValueError if n < 1, mu is not positive and finite, the directions do not exist, theta is not
+(k, d) of floats, or the losses are not (b,).
 """
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator saw: the gradient estimate and what it cost.
+    """What an estimator returns: the estimated gradient, the loss it saw, and what it cost.
 
     >>> loss_fn, die = lambda c: c[:, 0, 0], torch.Generator()
     >>> seen = rge(loss_fn, torch.zeros(1, 4), generator=die)
@@ -29,10 +31,14 @@ class Estimate:
     (torch.Size([1, 4]), tensor(0.), torch.Size([2]), 3)
     """
 
-    grad: Tensor  #: (k, d)
-    loss: Tensor  #: (), at theta for rge, mean over the candidates for the others
-    directional: Tensor  #: (n,) finite differences along the n directions
-    evaluations: int  #: candidates evaluated
+    #: the estimated gradient, (k, d)
+    grad: Tensor
+    #: the loss at theta itself for `rge`, the mean over all candidates for the others: ()
+    loss: Tensor
+    #: the slopes along the n directions, as finite differences: (n,)
+    directional: Tensor
+    #: how many candidates were evaluated
+    evaluations: int
 
 
 def rge(
@@ -47,9 +53,10 @@ def rge(
     """Random gradient estimate, forward differences (ZOODiP Eq. 3; Nesterov & Spokoiny 2017).
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta)] / mu * e_i.
+
     theta: (k, d). Costs n + 1 evaluations. For a linear loss E grad = g, and E||grad||^2 / ||g||^2 is (D + n + 1)/n
-    with Gaussian directions, (D + n - 1)/n with Rademacher, D/n with orthogonal; the cosine of grad with g is about
-    the square root of its inverse.
+    with Gaussian directions, (D + n - 1)/n with Rademacher and D/n with orthogonal ones. The cosine of grad with g is
+    about 1 over the square root of that number.
 
     >>> line, die = lambda c: 3 * c[:, 0, 0] - 2 * c[:, 0, 1], torch.Generator()
     >>> seen = rge(line, torch.zeros(1, 2), generator=die, directions="orthogonal")
@@ -74,7 +81,9 @@ def spsa(
     """Simultaneous perturbation, central differences (Spall 1992, with Rademacher directions; ZOODiP Eq. S11).
 
     grad = (1/n) sum_i [L(theta + mu e_i) - L(theta - mu e_i)] / (2 mu) * e_i.
-    theta: (k, d). Costs 2 n evaluations; exact along each direction for a quadratic loss, error O(mu^2) beyond.
+
+    theta: (k, d). Costs 2 n evaluations. The slope along each direction is exact for a quadratic loss, and
+    otherwise has an error O(mu^2).
 
     >>> theta, die = torch.tensor([[3.0, -2.0]]), torch.Generator()
     >>> bowl = lambda c: c.square().sum((1, 2)) / 2  # its gradient is theta
@@ -94,12 +103,15 @@ def one_point(
     generator: torch.Generator,
     directions: str = "gaussian",
 ) -> Estimate:
-    """Differences between neighbours, theta itself never asked (ZOODiP Eq. S12; residual feedback, Zhang et al. 2022).
+    """Differences between neighbouring candidates (ZOODiP Eq. S12; residual feedback, Zhang et al. 2022).
 
     grad = (1/n) sum_i [L(theta + mu e_{i+1}) - L(theta + mu e_i)] / mu * e_{i+1}, from n + 1 directions.
-    theta: (k, d). Costs n + 1 evaluations, as rge does, for nearly twice its noise: for a linear loss E grad = g and
-    E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions. S12 has e_i as its last factor; the mean of that
-    is -g, so we take the other end of the difference, as residual feedback does.
+
+    theta: (k, d). Theta itself is never evaluated. Costs n + 1 evaluations, as `rge` does, but is nearly twice as
+    noisy: for a linear loss E grad = g and E||grad||^2 = (2 D + n + 1)/n ||g||^2 with Gaussian directions.
+
+    As printed, S12 ends in the factor e_i, and its mean is -g. We multiply by the other end of the difference,
+    e_{i+1}, as residual feedback does.
 
     >>> theta, slope = torch.zeros(1, 2), torch.tensor([[3.0, -2.0]])
     >>> linear = lambda c: (c * slope).sum((1, 2))
@@ -125,11 +137,14 @@ def guided(
 ) -> Estimate:
     """Central differences along a Gaussian stretched towards past estimates (guided ES, Maheswaranathan et al. 2019).
 
-    e_i ~ N(0, S), S = alpha I + (1 - alpha) (D/h) U U^T, where the h columns of U span `history` (any number of
-    (k, d) estimates). theta: (k, d). Costs 2 n evaluations. For a quadratic loss E grad = S g: biased towards the
-    subspace, and the better for it when g lies there. Their covariance times D: directions keep the squared length D,
-    so mu means what it means elsewhere. Without history it is `spsa`. Raises ValueError for alpha outside [0, 1] and a
-    history that is not of theta's shape.
+    e_i ~ N(0, S), S = alpha I + (1 - alpha) (D/h) U U^T, where the h columns of U are an orthonormal basis of what
+    `history` spans, any number of past estimates (k, d).
+
+    theta: (k, d). Costs 2 n evaluations. For a quadratic loss E grad = S g: biased towards the subspace of the past,
+    and better than `spsa` if g lies there. Without history it is `spsa`. S is the paper's covariance times D, so that
+    directions have the squared length D on average and mu means what it means elsewhere.
+
+    Raises ValueError also for alpha outside [0, 1] and a history of another shape than theta's.
 
     >>> past, die = torch.tensor([[[3.0, 4.0]]]), torch.Generator()
     >>> x = lambda c: c[:, 0, 0]  # its gradient is (1, 0); alpha = 0 sees the past
@@ -153,9 +168,9 @@ def guided(
 
 @dataclass(frozen=True)
 class Guided:
-    """`guided` together with what it remembers in a run, its last `memory` estimates: state {"history": (h, k, d)}.
+    """The estimator `guided` for a `Config`, remembering the last `memory` estimates of a run as its history.
 
-    Raises ValueError for memory < 1 or alpha outside [0, 1].
+    State: {"history": (h, k, d)}. Raises ValueError for memory < 1 or alpha outside [0, 1].
 
     >>> guide = Guided(memory=2)
     >>> state = guide.init(torch.zeros(1, 3))
@@ -166,7 +181,9 @@ class Guided:
             [0., 0., 1.]])
     """
 
+    #: how many estimates it remembers
     memory: int = 16
+    #: the isotropic share of the covariance: 1 ignores the history, 0 looks along nothing else
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
@@ -188,12 +205,14 @@ class Guided:
 
 
 def _central(loss_fn: LossFn, theta: Tensor, mu: float, e: Tensor) -> Estimate:
+    """Central differences along directions e (n, k, d)."""
     losses = _ask(loss_fn, torch.cat([theta + mu * e, theta - mu * e]))
     slopes = (losses[: len(e)] - losses[len(e) :]) / (2 * mu)
     return Estimate(average(slopes, e), losses.mean(), slopes, 2 * len(e))
 
 
 def _ask(loss_fn: LossFn, candidates: Tensor) -> Tensor:
+    """The losses (b,) of candidates (b, k, d). Raises ValueError where loss_fn returns another shape."""
     losses = loss_fn(candidates)
     if losses.shape != candidates.shape[:1]:
         raise ValueError(f"{len(candidates)} candidates got losses of shape {tuple(losses.shape)}; return one each")

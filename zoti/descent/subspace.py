@@ -12,13 +12,16 @@ State = dict[str, Tensor]
 class SubspaceGradient:
     """Every tau steps, find the low-variance directions of the last tau tokens and remove them from the gradient.
 
-    With B (tau, D) the tokens, standardised per coordinate, and B = U S V^T: keep the leading directions until they
-    explain more than 1 - nu of the variance; the rest of the tau, rows P of V^T, are projected out: g (I - P^T P).
-    Only trajectory directions can be removed, at most tau - 1 of D; all that is orthogonal to the path stays.
-    Two ablations: standardise=False centres B only, so that far-moving coordinates weigh more; keep=r keeps the r
-    leading directions whatever they explain, and nu is not asked.
-    State is data: {"buffer": (tau, D), "count": (), "removed": (r, D)}. Raises ValueError for tau < 2, nu outside
-    (0, 1) or keep outside 1..tau.
+    Let B (tau, D) be the tokens, standardised per coordinate, and B = U S V^T. The leading directions (rows of V^T) are
+    kept until they explain more than 1 - nu of the variance. The rest, rows P, are projected out of every gradient g:
+    g (I - P^T P). So at most tau - 1 of the D directions are removed, all of them from the token's path; what is
+    orthogonal to the path stays.
+
+    There are two ablations: standardise=False centres B only, so that coordinates which move far weigh more; keep=r
+    keeps the r leading directions whatever they explain, without regard to nu.
+
+    State: {"buffer": (tau, D), "count": (), "removed": (r, D)}. Raises ValueError for tau < 2, nu outside (0, 1) or
+    keep outside 1..tau.
 
     >>> subspace = SubspaceGradient(tau=4, nu=0.1, standardise=False)
     >>> state = subspace.init(torch.zeros(1, 3))
@@ -29,9 +32,13 @@ class SubspaceGradient:
     (tensor([[1., 0., 2.]]), 0.444)
     """
 
+    #: how many tokens are looked at together
     tau: int = 128
+    #: the share of their variance that the removed directions may explain
     nu: float = 1e-3
+    #: whether every coordinate counts alike
     standardise: bool = True
+    #: how many leading directions to keep, whatever nu says
     keep: int | None = None
 
     def __post_init__(self) -> None:
@@ -41,7 +48,7 @@ class SubspaceGradient:
             raise ValueError(f"keep = {self.keep}: of tau = {self.tau} directions, 1 to {self.tau} can be kept")
 
     def init(self, theta: Tensor) -> State:
-        """Nothing seen, nothing removed. theta: (k, d), D = k d."""
+        """The state of a run that begins at theta (k, d): nothing seen, nothing removed."""
         return {
             "buffer": theta.new_zeros(self.tau, theta.numel()),
             "count": torch.zeros((), dtype=torch.int64),
@@ -49,7 +56,7 @@ class SubspaceGradient:
         }
 
     def observe(self, theta: Tensor, state: State) -> State:
-        """Note the updated token; at the tau-th, choose the directions to remove and empty the buffer."""
+        """Note the updated token theta (k, d). At the tau-th, choose the directions to remove and empty the buffer."""
         count = int(state["count"])
         buffer = state["buffer"].clone()
         buffer[count] = theta.flatten()
@@ -58,13 +65,14 @@ class SubspaceGradient:
         return {**state, **SubspaceGradient.init(self, theta), "removed": self.low_variance(buffer)}
 
     def low_variance(self, buffer: Tensor) -> Tensor:
-        """Orthonormal rows (r, D) of the directions with less than nu of the variance of buffer (tau, D).
+        """The directions to remove: orthonormal rows (r, D) with less than nu of the variance of buffer (tau, D).
 
         Raises FloatingPointError for tokens that are not finite, which have no directions.
         """
         if not torch.isfinite(buffer).all():
             raise FloatingPointError("a token that is not finite has no directions; stop before, or learn more slowly")
-        buffer = buffer - buffer[0]  # a still coordinate is now exactly 0, the mean of equal numbers may not be theirs
+        # a coordinate that stands still becomes exactly 0; the computed mean of equal numbers can differ from them
+        buffer = buffer - buffer[0]
         centred = buffer - buffer.mean(0)
         deviation = buffer.std(0, correction=0) if self.standardise else buffer.new_ones(())
         _, s, vh = torch.linalg.svd(centred / torch.where(deviation > 0, deviation, 1), full_matrices=False)
@@ -76,22 +84,24 @@ class SubspaceGradient:
         return rest
 
     def project(self, grad: Tensor, state: State) -> tuple[Tensor, float]:
-        """Remove the directions: grad (k, d) -> (projected, share of its squared length that was removed)."""
+        """Project a gradient (k, d). Returns what is left of it, and the share of its squared length that is gone."""
         removed = state["removed"]
         if len(removed) == 0:
             return grad, 0.0
         flat = grad.flatten()
         shadow = (removed @ flat) @ removed
-        share = float(shadow.square().sum() / flat.square().sum().clamp(min=torch.finfo(flat.dtype).tiny))
+        whole = flat.square().sum().clamp(min=torch.finfo(flat.dtype).tiny)
+        share = float(shadow.square().sum() / whole)
         return (flat - shadow).view_as(grad), share
 
 
 @dataclass(frozen=True)
 class RandomSubspace(SubspaceGradient):
-    """The control: remove exactly as many directions as SubspaceGradient would, but any directions of the D.
+    """A control for SubspaceGradient: removes exactly as many directions as it would, but random ones of all D.
 
-    If it does as well, the trajectory had nothing to tell. Of any gradient it removes the share r/D on average.
-    State adds {"window": ()}: with the seed it decides the directions, so a resumed run meets the same ones.
+    If a run does as well with it, the token's path had nothing to tell. On average it removes the share r/D of any
+    gradient. State adds {"window": ()}, which counts how often directions were drawn: with the seed it decides them,
+    so a resumed run meets the same ones.
 
     >>> control = RandomSubspace(tau=4, keep=1, seed=1)
     >>> state = control.init(torch.zeros(1, 8))
@@ -102,14 +112,15 @@ class RandomSubspace(SubspaceGradient):
     True
     """
 
+    #: decides which directions
     seed: int = 0
 
     def init(self, theta: Tensor) -> State:
-        """Nothing seen, nothing removed, window 0."""
+        """The state of a run that begins at theta (k, d): nothing seen, nothing removed, window 0."""
         return {**super().init(theta), "window": torch.zeros((), dtype=torch.int64)}
 
     def observe(self, theta: Tensor, state: State) -> State:
-        """As SubspaceGradient does, but at the tau-th token the directions are drawn."""
+        """Note the updated token theta (k, d). At the tau-th, draw the directions to remove and empty the buffer."""
         new = super().observe(theta, state)
         if int(new["count"]) > 0:
             return new

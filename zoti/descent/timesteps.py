@@ -1,4 +1,4 @@
-"""Which timesteps to ask: samplers of the diffusion time t in {0, ..., 999}, larger t meaning more noise."""
+"""At which timesteps to ask the model: samplers of the diffusion time t in {0, ..., 999}. A larger t is more noise."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Timesteps(Protocol):
-    """A distribution over timesteps: `probabilities` (total,) float64, zero from `high` on, and a way to sample it.
+    """What `DenoisingLoss` asks of a sampler: a distribution over timesteps, and a way to draw from it.
 
     >>> def mean_time(timesteps: Timesteps) -> float:
     ...     p = timesteps.probabilities
@@ -19,16 +19,16 @@ class Timesteps(Protocol):
 
     @property
     def high(self) -> int:
-        """The first timestep from which on none is drawn."""
+        """The upper end, exclusive: every timestep that is drawn lies below it."""
         ...
 
     @property
     def probabilities(self) -> Tensor:
-        """Of each timestep: (total,) float64, of sum 1."""
+        """The probability of each timestep: (total,) float64, their sum 1, zero from `high` on."""
         ...
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n timesteps, int64 (n,)."""
+        """Draw n timesteps: int64 (n,)."""
         ...
 
 
@@ -46,11 +46,11 @@ class PartialUniform:
     True
     """
 
-    #: the first timestep that is drawn
+    #: the smallest timestep that is drawn
     low: int
-    #: the first above that is not
+    #: the upper end, exclusive: the largest timestep that is drawn is high - 1
     high: int
-    #: how many the model knows
+    #: how many timesteps the model knows
     total: int = 1000
 
     def __post_init__(self) -> None:
@@ -62,19 +62,19 @@ class PartialUniform:
 
     @property
     def probabilities(self) -> Tensor:
-        """Of each timestep: (total,) float64."""
+        """The probability of each timestep: (total,) float64."""
         p = torch.zeros(self.total, dtype=torch.float64)
         p[self.low : self.high] = 1 / (self.high - self.low)
         return p
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n timesteps, int64 (n,); ValueError if n < 1."""
+        """Draw n timesteps: int64 (n,). Raises ValueError if n < 1."""
         _at_least_one(n)
         return torch.randint(self.low, self.high, (n,), generator=generator)
 
 
 def Uniform(total: int = 1000) -> PartialUniform:
-    """Every timestep alike, as textual inversion trains: the whole range is a partial range too.
+    """All timesteps with the same probability, as textual inversion trains: `PartialUniform` over the whole range.
 
     >>> Uniform()
     PartialUniform(low=0, high=1000, total=1000)
@@ -83,12 +83,16 @@ def Uniform(total: int = 1000) -> PartialUniform:
 
 
 class SNRWeighted:
-    """The noisier, the likelier: p(t) proportional to max_s log SNR(s) - log SNR(t), SNR = abar / (1 - abar).
+    """Timesteps weighted by how noisy they are: p(t) is proportional to max_s log SNR(s) - log SNR(t).
+
+    SNR = abar / (1 - abar) is the signal-to-noise ratio. The noisier a timestep, the likelier it is drawn, and the
+    cleanest never. alphas_cumprod: abar at every timestep, (total,), as a scheduler holds it, falling with t.
 
     The idea and this formula are TextBoost's (Park, Kim & Shim 2024, arXiv 2409.08248, "SNR-weighted sampling"); the
     formula is the one its published training script computes. ZOODiP's Table 5 compares PUTS with "SNR-based"
-    sampling without printing one. The cleanest timestep is never drawn. alphas_cumprod: (total,) as a scheduler
-    holds it, falling with t. Raises ValueError where it leaves (0, 1), as in a zero-terminal-SNR schedule, or rises.
+    sampling and prints no formula.
+
+    Raises ValueError where alphas_cumprod leaves (0, 1), as in a zero-terminal-SNR schedule, or rises.
 
     >>> SNRWeighted(torch.tensor([0.9, 0.5, 0.1])).probabilities
     tensor([0.0000, 0.3333, 0.6667], dtype=torch.float64)
@@ -106,38 +110,39 @@ class SNRWeighted:
         self.high = len(abar)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n timesteps, int64 (n,); ValueError if n < 1."""
+        """Draw n timesteps: int64 (n,). Raises ValueError if n < 1."""
         _at_least_one(n)
         return torch.multinomial(self.probabilities, n, replacement=True, generator=generator)
 
 
 @dataclass(frozen=True)
 class Stratified:
-    """Any sampler, spread evenly: one timestep from each of n slices of equal probability, in random order.
+    """Another sampler, its draws spread evenly: one from each of n slices of equal probability, in random order.
 
-    Each of the n is distributed as the original's on its own, so averages keep their mean; only the luck of the whole
-    handful is less (McKay et al. 1979). One at a time (n = 1) it *is* the original: it serves banks and batches.
+    Each of the n timesteps on its own is distributed as the other sampler's, so an average over them keeps its mean
+    and only varies less (stratified sampling, McKay et al. 1979). A single timestep (n = 1) has nothing to be spread
+    over: this serves banks and batches, whose draws are made together.
 
     >>> t = Stratified(Uniform()).sample(5, torch.Generator().manual_seed(0))
     >>> t.sort().values // 200  # one from each fifth
     tensor([0, 1, 2, 3, 4])
     """
 
-    #: the original
+    #: the sampler whose draws are spread
     timesteps: Timesteps
 
     @property
     def high(self) -> int:
-        """The original's."""
+        """That of the sampler whose draws are spread."""
         return self.timesteps.high
 
     @property
     def probabilities(self) -> Tensor:
-        """The original's, (total,) float64."""
+        """Those of the sampler whose draws are spread: (total,) float64."""
         return self.timesteps.probabilities
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n timesteps, int64 (n,); ValueError if n < 1."""
+        """Draw n timesteps: int64 (n,). Raises ValueError if n < 1."""
         _at_least_one(n)
         slices = torch.randperm(n, generator=generator)
         u = (slices + torch.rand(n, generator=generator, dtype=torch.float64)) / n
@@ -146,5 +151,6 @@ class Stratified:
 
 
 def _at_least_one(n: int) -> None:
+    """Raise ValueError unless there is a timestep to draw."""
     if n < 1:
         raise ValueError(f"n = {n}: at least one timestep can be drawn")

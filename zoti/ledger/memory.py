@@ -1,8 +1,8 @@
-"""A ledger of memory: every storage booked when it is born and struck out when it dies, so the peak is exact.
+"""A ledger of memory: it books every storage when it is made and strikes it out when it is freed; its peak is exact.
 
-A peak read from a GPU's monitor is one number. The ledger counts bytes of *live tensors*, says what they were for and
-in which phase of the step they met, and asks for neither a GPU nor weights: on the meta device tensors have shapes and
-lifetimes but no contents, and the bookkeeping of a Stable Diffusion takes seconds.
+A peak read from a GPU's monitor is one number. The ledger counts the bytes of *live tensors*, and says what they are
+for and in which phase of a step they meet. It needs neither a GPU nor weights: on the meta device tensors have shapes
+and lifetimes but no contents, and the bookkeeping of a Stable Diffusion takes seconds.
 
 What it cannot see, and a monitor can:
 
@@ -31,24 +31,26 @@ from torch.utils._pytree import tree_leaves
 
 from zoti.ledger.attention import attention
 
-#: What a byte may be for: the network's own, what training adds, and all that comes and goes.
+#: What a byte may be for: the network's own two, the three that training adds, and whatever comes and goes.
 CATEGORIES = ("parameters", "buffers", "gradients", "optimizer state", "saved activations", "temporaries")
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of a phase when most bytes were alive: how many, by category.
+    """The moment of a phase when most bytes were alive, with their number in each category.
 
     >>> print(Peak("forward", {"parameters": 3_440_000_000, "buffers": 60_000_000}))
     3.50 GB in forward: parameters 3.44, buffers 0.06
     """
 
+    #: the name of the phase
     phase: str
-    parts: dict[str, int]  # bytes by category
+    #: bytes by category
+    parts: dict[str, int]
 
     @property
     def total(self) -> int:
-        """Bytes alive, of all categories."""
+        """Bytes alive, all categories together."""
         return sum(self.parts.values())
 
     def __str__(self) -> str:
@@ -58,7 +60,7 @@ class Peak:
 
 
 class Ledger(TorchDispatchMode):
-    """Context that books the storages of all tensors made or touched inside it.
+    """A context that books the storages of all tensors made or touched inside it.
 
     >>> net = nn.Linear(1000, 500, device="meta")
     >>> x = torch.empty(64, 1000, device="meta")
@@ -73,12 +75,17 @@ class Ledger(TorchDispatchMode):
     >>> list(ledger.peaks), set(ledger.live) == set(CATEGORIES)
     (['outside', 'forward', 'backward'], True)
 
-    Parameters and buffers are those of modules given to `own` (codes of quantized layers are buffers), gradients what
-    arrives in their `.grad`. Saved activations are what autograd keeps for the backward pass; optimizer state what
-    any torch.optim optimizer holds after a step, so look at the second. All the rest is temporary. A storage
-    counts once, whatever number of views it has, and full size, though a view may use little of it.
+    The categories:
 
-    Beside it `allocated`: on CUDA the peak that PyTorch's own allocator counted meanwhile, in bytes, else None.
+    - parameters and buffers: those of the modules given to `own` (the codes of quantized layers are buffers);
+    - gradients: what arrives in the `.grad` of those parameters;
+    - saved activations: what autograd keeps for the backward pass;
+    - optimizer state: what any torch.optim optimizer holds after a step, so look at the second step;
+    - temporaries: all the rest.
+
+    A storage counts once, however many views it has, and with its full size, even if a view uses little of it.
+
+    `allocated` is for comparison: on CUDA the peak that PyTorch's own allocator counted meanwhile, in bytes, else None.
     """
 
     def __init__(self) -> None:
@@ -92,12 +99,12 @@ class Ledger(TorchDispatchMode):
 
     @property
     def peak(self) -> Peak:
-        """The highest of all phases' peaks. Raises ValueError where nothing was booked."""
+        """The highest peak of all phases. Raises ValueError where nothing was booked."""
         return max(self.peaks.values(), key=lambda p: p.total)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Keep a peak of its own, under this name, for what happens inside; entering it again goes on with the same."""
+        """A context whose peak is kept under this name. A phase entered again goes on with the peak it has."""
         outer, self._phase = self._phase, name
         self._note()
         try:
@@ -106,16 +113,16 @@ class Ledger(TorchDispatchMode):
             self._phase = outer
 
     def own(self, *modules: nn.Module) -> None:
-        """Book the modules' parameters and buffers as such, and from now on their gradients as gradients."""
+        """Book the modules' parameters and buffers as such, and their gradients as gradients when they arrive."""
         for module in modules:
             self.book("parameters", *module.parameters())
             self.book("buffers", *module.buffers())
 
     def book(self, category: str, *tensors: Tensor) -> None:
-        """Enter tensors under one of CATEGORIES; those that were temporaries until now change to it.
+        """Enter tensors under one of CATEGORIES. Those that were temporaries until now move to it.
 
-        Parameters that require a gradient are followed to their `.grad`. Raises KeyError for an unknown category,
-        RuntimeError outside the context.
+        The `.grad` of parameters will be booked when it arrives. Raises KeyError for an unknown category, RuntimeError
+        outside the context.
         """
         if self._inside is None:
             raise RuntimeError("a ledger books only inside its context: with Ledger() as ledger: ledger.own(...)")
@@ -126,7 +133,7 @@ class Ledger(TorchDispatchMode):
             if known is None:
                 self.live[category] += size
                 self._entries[key] = (weakref.ref(storage, partial(self._strike, key)), size, category)
-            elif known[2] == "temporaries" != category:
+            elif known[2] == "temporaries" and category != "temporaries":
                 self.live["temporaries"] -= size
                 self.live[category] += size
                 self._entries[key] = (known[0], size, category)
@@ -136,21 +143,26 @@ class Ledger(TorchDispatchMode):
         self._note()
 
     def _strike(self, key: int, _: weakref.ref[Any]) -> None:
-        """The storage has died."""
+        """Take a storage that was freed out of the books."""
         _, size, category = self._entries.pop(key)
         self.live[category] -= size
 
     def _note(self) -> None:
-        # not below an equal peak: then the same bytes have become better known, or their categories did
+        """Remember this moment if it is the phase's peak so far."""
+        # an equal total replaces the old peak: the same bytes may have moved to a better category meanwhile
         if self._phase not in self.peaks or sum(self.live.values()) >= self.peaks[self._phase].total:
             self.peaks[self._phase] = Peak(self._phase, dict(self.live))
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        """Autograd saves a tensor. Detached, for an operator's own result would keep itself alive in a circle."""
+        """Called when autograd saves a tensor, and returns what it shall keep.
+
+        It is detached, for an operator's own result would keep itself alive in a circle.
+        """
         self.book("saved activations", tensor)
         return tensor.detach()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Called when any optimizer has made a step."""
         self.book("optimizer state", *(x for x in tree_leaves(list(optimizer.state.values())) if torch.is_tensor(x)))
 
     def __enter__(self) -> "Ledger":

@@ -1,8 +1,8 @@
 """What each way of personalising a model asks of memory: its training step, run under a `Ledger`.
 
-Every function builds the model on the meta device (`architecture`), does the step and returns the ledger. Batch 1, the
-model's own resolution, all networks on the device unless said otherwise. Phases: 'vae encode', 'forward', 'backward',
-'step'. Errors are those of `architecture`.
+Every function builds the model on the meta device (`architecture`), does the step and returns the ledger. Its phases
+are 'vae encode', 'forward', 'backward' and 'step', as far as the method has them. The batch is 1, the resolution the
+model's own, and all networks are on the device unless said otherwise. Errors are those of `architecture`.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ from zoti.ledger.memory import Ledger
 
 
 def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True, max_batch: int = 1) -> Ledger:
-    """A word from forward passes only (ZOODiP, n = 2): RGE and ZOAdam, three candidates at most max_batch at a time.
+    """A word learned by forward passes only (ZOODiP): `rge` with n = 2, so three candidates, and `ZOAdam`.
 
-    cached: latents were encoded before and the VAE is gone; the paper encodes in every step.
+    max_batch: how many candidates go through the model together. cached: the latents were encoded beforehand and the
+    VAE is gone; the paper encodes in every step.
 
     >>> peak = zeroth_order("tiny-sd").peak
     >>> peak.phase, peak.parts["gradients"], peak.parts["saved activations"]
@@ -55,9 +56,9 @@ def textual_inversion(
 ) -> Ledger:
     """The same word by backpropagation through frozen networks (Gal et al. 2023).
 
-    checkpointing: the U-Net keeps activations at the boundaries of its blocks and computes the rest twice.
-    whole_table: give gradient and Adam state to the vectors of all words, as common scripts do that then put all but
-    one back.
+    cached: as in `zeroth_order`. checkpointing: the U-Net keeps activations at the boundaries of its blocks and
+    computes the rest twice. whole_table: the vectors of all words have a gradient and Adam's state, as in common
+    scripts, which after each step put all words but one back.
 
     >>> parts = textual_inversion("tiny-sd", cached=True).peak.parts
     >>> parts["saved activations"] > 100 * parts["gradients"]
@@ -72,7 +73,9 @@ def textual_inversion(
 
 
 def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
-    """Low-rank additions (Hu et al. 2022) to the U-Net's attention, whose own weights are frozen; QLoRA on INT8.
+    """Low-rank additions to the U-Net's attention are trained, its own weights frozen (LoRA, Hu et al. 2022).
+
+    With INT8 weights, the default, this is QLoRA on eight bits.
 
     >>> lora("tiny-sd").peaks["step"].parts["gradients"]  # the U-Net's own: 15 MB
     66304
@@ -82,7 +85,7 @@ def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
 
 
 def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
-    """The whole U-Net trained (Ruiz et al. 2023), text encoder and VAE frozen, no pictures of the class beside.
+    """The whole U-Net is trained, text encoder and VAE frozen (DreamBooth, Ruiz et al. 2023); no prior preservation.
 
     Raises ValueError for quantized weights, which are no parameters: only norms would be trained.
 
@@ -97,9 +100,10 @@ def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
 
 
 def _backpropagation(model: Architecture, trained: Sequence[Tensor], word: Tensor, cached: bool = False) -> Ledger:
-    """Two steps, the second with the optimizer's state in place, of AdamW as PyTorch runs it on a GPU by default.
+    """Two training steps with AdamW, the second of them with the optimizer's state in place.
 
-    That is `foreach`: the step makes a list of temporaries as large as all it trains.
+    AdamW runs as PyTorch runs it on a GPU by default, with `foreach`: a step makes a list of temporaries as large as
+    all that is trained.
     """
     adam = torch.optim.AdamW([p.requires_grad_() for p in trained], foreach=True)
     with Ledger() as ledger:
@@ -118,11 +122,12 @@ def _backpropagation(model: Architecture, trained: Sequence[Tensor], word: Tenso
 
 
 def _word(model: Architecture) -> Tensor:
-    """One vector (1, d) in fp32, as every master copy."""
+    """The word that is learned: one vector (1, d) in fp32, like every master copy."""
     return torch.empty(1, model.width, device="meta")
 
 
 def _latent(ledger: Ledger, model: Architecture, cached: bool) -> Tensor:
+    """The step's latent (1, c, h / 8, w / 8), encoded now unless it is cached."""
     if cached:
         return model.latent()
     with ledger.phase("vae encode"):

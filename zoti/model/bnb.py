@@ -1,7 +1,7 @@
-"""Two linear layers that stand on bitsandbytes' kernels, on CPU and CUDA: NF4 weights, and W8A8.
+"""Two linear layers that compute with bitsandbytes' kernels, on CPU and CUDA.
 
-The first spends INT4's four bits better, where weights are Gaussian as trained ones nearly are. The second rounds
-activations too, to show why nothing else in zoti does.
+`NF4Linear` has four bits a weight, like INT4, but spends them better where weights are Gaussian, as trained ones
+nearly are. `W8A8Linear` rounds activations as well as weights, to show why nothing else in zoti does.
 """
 
 import bitsandbytes.functional as bnb
@@ -13,11 +13,13 @@ from zoti.model.layers import QuantLinear
 
 
 class NF4Linear(QuantLinear):
-    """`nn.Linear` on bitsandbytes' NF4: blocks of 64 weights, 16 levels that suit a Gaussian (QLoRA, Dettmers et al.
-    2023).
+    """`nn.Linear` with weights of four bits, in bitsandbytes' NF4 (QLoRA, Dettmers et al. 2023).
 
-    codes: uint8 (ceil(in out / 2), 1); scale: float32 (blocks,), the largest weight of each. Storing and dequantising
-    are theirs. Their layer `Linear4bit` is not, for in eval() it rounds activations to bfloat16 where the CPU can.
+    NF4 has 16 levels that suit a Gaussian, and one scale for every block of 64 weights. codes: uint8
+    (ceil(in out / 2), 1); scale: float32 (blocks,), the largest absolute weight of each block.
+
+    bitsandbytes stores and dequantises the weight. Its own layer, `Linear4bit`, is not used: in eval() it rounds
+    activations to bfloat16 on every CPU that can.
 
     >>> layer = nn.Linear(128, 64)
     >>> _ = nn.init.normal_(layer.weight)
@@ -33,9 +35,11 @@ class NF4Linear(QuantLinear):
         super().__init__(layer, "nf4")
 
     def store(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        if weight.is_meta:  # their kernels are for real devices; a shape is all a meta tensor has
+        if weight.is_meta:  # their kernels are for real devices, a meta tensor has but a shape
             n = weight.numel()
-            return weight.new_empty((n + 1) // 2, 1, dtype=torch.uint8), weight.new_empty((n + 63) // 64).float()
+            codes = weight.new_empty((n + 1) // 2, 1, dtype=torch.uint8)
+            scale = weight.new_empty((n + 63) // 64).float()
+            return codes, scale
         codes, state = bnb.quantize_4bit(weight.float(), blocksize=64, quant_type="nf4")
         return codes, state.absmax
 
@@ -45,15 +49,16 @@ class NF4Linear(QuantLinear):
         theirs = torch.float32 if dtype == torch.float64 else dtype  # their kernels know no doubles
         state = bnb.QuantState(self.scale, shape=self.shape, blocksize=64, quant_type="nf4", dtype=theirs)
         weight: Tensor = bnb.dequantize_4bit(self.codes, state)
-        return weight.reshape(self.shape).to(dtype)  # theirs takes a code alone, two weights, for a transposed matrix
+        return weight.reshape(self.shape).to(dtype)  # they take one code alone for a transposed matrix
 
 
 class W8A8Linear(QuantLinear):
-    """`nn.Linear` with INT8 weights *and activations*: one scale per row of x, int8 x int8 -> int32 (LLM.int8(),
-    Dettmers et al. 2022, without its exception for outliers), as bitsandbytes' `Linear8bitLt` computes in eval().
+    """`nn.Linear` with INT8 weights *and INT8 activations*, to show why zoti leaves activations alone.
 
-    For showing why zoti leaves activations alone. Derivatives, backward or forward, go straight through the rounding.
-    On the meta device it is a plain linear layer: int8 copies of activations are not accounted for.
+    Each row of x is rounded with a scale of its own, and the product is int8 x int8 -> int32. This is LLM.int8()
+    (Dettmers et al. 2022) without its exception for outliers, as bitsandbytes' `Linear8bitLt` computes in eval().
+    Derivatives, backward or forward, go straight through the rounding. On the meta device it is a plain linear layer:
+    int8 copies of activations are not accounted for.
 
     >>> layer, x = nn.Linear(64, 4), torch.linspace(-1, 1, 64).repeat(2, 1)
     >>> x[1, 10] += 1e-3  # an eighth of a step of the activations, which are 1 at most
@@ -69,7 +74,8 @@ class W8A8Linear(QuantLinear):
         products = bnb.int8_linear_matmul(rows, self.codes)  # (rows, out), exact in int32 and far above fp16's 65504
         scale = (largest[:, None] / 127 * self.scale).to(torch.promote_types(x.dtype, torch.float32))
         y: Tensor = (products * scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
-        y = y if self.bias is None else y + self.bias
+        if self.bias is not None:
+            y = y + self.bias
         if (torch.is_grad_enabled() and x.requires_grad) or unpack_dual(x).tangent is not None:
             smooth = super().forward(x)
             return smooth + (y - smooth).detach()

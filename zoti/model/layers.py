@@ -1,4 +1,4 @@
-"""Linear and Conv2d with integer storage and full-precision arithmetic, forwards and backwards.
+"""Linear and convolutional layers that store their weights as integers and compute in floating point.
 
 Only weights are rounded. Activations stay in floating point, because a finite difference asks the model for the
 *difference* of two nearly equal losses, and rounding activations drowns it. No layer here behaves differently in
@@ -17,10 +17,11 @@ from zoti.model.rounding import pack, quantize_weight, unpack
 
 
 class Quantized(nn.Module):
-    """What both layers share: codes and float32 scales as buffers, so neither autograd nor an optimizer sees them.
+    """A layer whose weight is stored as integer codes with float32 scales: what the layers below have in common.
 
-    `half()`, `double()` and `to(dtype)` change what is computed in and leave the scales alone. `weight` is made anew
-    by every look at it, and is no parameter.
+    Codes, scales and bias are buffers, so neither autograd nor an optimizer sees them. `weight` is no parameter: it is
+    computed from the codes each time it is read. `half()`, `double()` and `to(dtype)` change the dtype of the
+    arithmetic and leave codes and scales alone.
 
     >>> layer = QuantLinear(nn.Linear(4, 3)).half()
     >>> {name: x.dtype for name, x in layer.named_buffers()}
@@ -36,7 +37,8 @@ class Quantized(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, kind: str = "int8") -> None:
         super().__init__()
-        self.kind, self.shape = kind, layer.weight.shape
+        self.kind = kind
+        self.shape = layer.weight.shape
         codes, scale = self.store(layer.weight.detach())
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
@@ -45,7 +47,8 @@ class Quantized(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantized":
         # a channel of small weights has a scale below fp16's smallest normal number (6e-5), and there it would be lost
-        scale, self.dtype = self.scale, fn(self.scale.new_empty(0, dtype=self.dtype)).dtype
+        scale = self.scale
+        self.dtype = fn(scale.new_empty(0, dtype=self.dtype)).dtype
         super()._apply(fn, recurse)
         if self.scale.dtype != torch.float32:
             self.scale = scale.to(self.scale.device)
@@ -67,7 +70,7 @@ class Quantized(nn.Module):
         return self.dequantize(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output, computed in x's dtype; where x wants a gradient, by way of `Rebuild`."""
+        """The layer's output, computed in x's dtype. Where x requires a gradient it is computed by `Rebuild`."""
         if not (x.requires_grad and torch.is_grad_enabled()):
             return self.apply_weight(x)
         y: Tensor = Rebuild.apply(x, self)
@@ -83,10 +86,11 @@ class Quantized(nn.Module):
 
 
 class Rebuild(torch.autograd.Function):
-    """Backpropagation *through* a frozen quantized layer, making the weight twice instead of keeping it.
+    """Backpropagation *through* a frozen quantized layer, which computes the weight twice instead of keeping it.
 
     Plain autograd would save the dequantised weight of every layer until the backward pass, and a quantized model
-    would need a full-precision copy of itself after all. The layer is linear in x, so nothing else need be saved.
+    would need a full-precision copy of itself after all. Here the backward pass dequantises it again. The layer is
+    linear in x, so nothing else need be saved.
 
     >>> kept = []
     >>> x = torch.ones(2, 100, requires_grad=True)
@@ -98,22 +102,22 @@ class Rebuild(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Quantized) -> Tensor:
-        """y of layer(x); remembers the layer and a shape."""
+        """layer(x). Only the layer and the shape of x are remembered for the backward pass."""
         ctx.layer, ctx.shape = layer, x.shape
         return layer.apply_weight(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """From dL/dy, dL/dx."""
+        """The gradient in x, dL/dx, from that in the output, dL/dy."""
         return ctx.layer.apply_transpose(grad, ctx.shape), None
 
 
 class QuantLinear(Quantized):
     """`nn.Linear` with INT8 or INT4 weights. x: (..., in) -> (..., out), computed in x's dtype.
 
-    INT8 codes are stored as bitsandbytes stores them, but not multiplied by its kernel, which rounds activations too:
-    its `Linear8bitLt` (0.50) leaves them alone in train() on a CPU or XPU only, by a plain product as here.
-    (`W8A8Linear` is on that kernel, `NF4Linear` on bitsandbytes for storage and dequantising.)
+    INT8 codes are stored as bitsandbytes stores them, but its kernel does not multiply them, because it rounds
+    activations too. (Its layer `Linear8bitLt`, of version 0.50, leaves activations alone only in train() and only on a
+    CPU or XPU, where it makes a plain product as we do here.) `W8A8Linear` uses that kernel.
 
     >>> layer = nn.Linear(16, 8)
     >>> for kind in "int8", "int4":

@@ -1,4 +1,4 @@
-"""Models and the settings that suit them: tiny-sd here, Stable Diffusion on a GPU."""
+"""Opening a pipeline, tiny-sd on any computer or Stable Diffusion on a GPU; and the settings that suit each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from zoti.model.quantize import quantize_
 
 @dataclass(frozen=True)
 class Preset:
-    """Where a model is and which hyperparameters the paper (for tiny-sd: this book) found for it.
+    """A model that this book knows: where it is, and which hyperparameters suit it.
+
+    They are the paper's; tiny-sd's are this book's.
 
     >>> mine = Preset("my/folder", mu=1e-3, lr=5e-3, low=500, high=900, steps=2000)
     >>> mine.high - mine.low  # timesteps to draw from
@@ -24,15 +26,15 @@ class Preset:
 
     #: a folder, or an id on Hugging Face's hub
     source: str
-    #: how far along a direction an estimate asks for the loss (ZOODiP Eq. 3)
+    #: the step of a finite difference: losses are compared at theta and theta + mu e (ZOODiP Eq. 3)
     mu: float
     #: the optimizer's learning rate
     lr: float
-    #: the first timestep that is drawn (Eq. 9)
+    #: the smallest timestep that is drawn (ZOODiP Eq. 9)
     low: int
-    #: the first above that is not
+    #: the upper end of the timesteps, exclusive: the largest that is drawn is high - 1
     high: int
-    #: how many updates a word takes
+    #: how many updates a word is learned in
     steps: int
 
 
@@ -49,8 +51,10 @@ def load_pipeline(name_or_path: str | Path = "tiny-sd", weights: str = "int8") -
     """A text-to-image pipeline with quantized U-Net, text encoders and VAE, frozen, in eval mode.
 
     name_or_path: a key of PRESETS, a folder, or a hub id; of Stable Diffusion or SDXL. weights: a kind `quantize_`
-    knows, or 'none' for full precision. Uses the GPU where there is one. Only safetensors are read. Raises ValueError
-    for a path that holds no pipeline, a damaged one, one in pickles, or one of another kind.
+    knows, or 'none' for full precision. The pipeline is put on the GPU, in float16, where there is one. Only
+    safetensors are read.
+
+    Raises ValueError for a path that holds no pipeline, a damaged one, one in pickles, or one of another kind.
 
     >>> pipe = load_pipeline("tiny-sd", weights="int4")
     >>> pipe.unet.conv_in.kind, any(p.requires_grad for p in pipe.unet.parameters())

@@ -1,4 +1,4 @@
-"""Eight or four bits a weight: every Linear and Conv2d of a model replaced, and the bytes counted (ZOODiP Eq. 2)."""
+"""Quantize a whole network to eight or four bits a weight (ZOODiP Eq. 2), and count the bytes it then holds."""
 
 from torch import nn
 
@@ -9,12 +9,18 @@ _LINEAR = {"int8": QuantLinear, "int4": lambda l: QuantLinear(l, "int4"), "nf4":
 
 
 def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
-    """Replace every Linear and Conv2d inside `module`, in place, and return it.
+    """Replace every Linear and Conv2d inside `module` by a quantized one, in place, and return the module.
 
-    weights: 'int8' or 'int4' (both per output channel, Eq. 2), 'nf4' (bitsandbytes' under Linear), or 'llm_int8' (which
-    rounds activations too). bitsandbytes has no convolution: with the last two they are INT8. Embeddings and norms stay
-    as they are, as in the paper (96.4 % of SD1.5's parameters become INT8). Works on the meta device. Raises ValueError
-    for an unknown `weights`.
+    weights: one of
+
+    - 'int8' or 'int4': integers, one scale for each output channel (ZOODiP Eq. 2);
+    - 'nf4': bitsandbytes' four bits in linear layers (`NF4Linear`);
+    - 'llm_int8': 'int8', and the inputs of linear layers are rounded as well (`W8A8Linear`).
+
+    bitsandbytes has no convolution, so with the last two convolutions are INT8. Embeddings and norms stay as they are,
+    as in the paper: 96.4 % of SD1.5's parameters become INT8. Works on the meta device.
+
+    Raises ValueError for an unknown `weights`.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(36, 10))
     >>> [type(layer).__name__ for layer in quantize_(net, "nf4")]
@@ -33,9 +39,10 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
 
 
 def footprint(module: nn.Module) -> dict[str, int]:
-    """Bytes held by parameters and buffers, by storage: {'int8': ..., 'float32': ..., 'total': ...}.
+    """Bytes that parameters and buffers hold, by kind: {'int8': ..., 'float32': ..., 'total': ...}.
 
-    Codes count as what they mean ('int8', 'int4', 'nf4'), everything else, scales included, by its dtype.
+    The codes of quantized layers count under their own kind ('int8', 'int4', 'nf4'), everything else, scales
+    included, under its dtype.
 
     >>> footprint(nn.Linear(100, 10))
     {'float32': 4040, 'total': 4040}
@@ -51,7 +58,9 @@ def footprint(module: nn.Module) -> dict[str, int]:
             if id(tensor) in seen:  # tied weights are stored once
                 continue
             seen.add(id(tensor))
-            meant = isinstance(layer, Quantized) and name == "codes"
-            kind = str(layer.kind if meant else tensor.dtype).removeprefix("torch.")
+            if isinstance(layer, Quantized) and name == "codes":
+                kind = layer.kind
+            else:
+                kind = str(tensor.dtype).removeprefix("torch.")
             counted[kind] = counted.get(kind, 0) + tensor.numel() * tensor.element_size()
     return counted | {"total": sum(counted.values())}

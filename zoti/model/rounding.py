@@ -1,4 +1,4 @@
-"""From weights to small integers: one scale per output channel (ZOODiP Eq. 2), and two 4-bit codes to a byte."""
+"""Rounding weights to integers with one scale per output channel (ZOODiP Eq. 2), and two 4-bit integers to a byte."""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +6,12 @@ from torch import Tensor
 
 
 def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Symmetric rounding with one scale per output channel (Eq. 2 with N = bits and offset o = 0).
+    """Round a weight to integers, symmetrically, with one scale per output channel (Eq. 2, N = bits, offset o = 0).
 
-    weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,). `|W - codes * scale|` <=
-    scale / 2 everywhere. At 8 bits these are the codes of bitsandbytes' row-wise `int8_vectorwise_quant`, but for a tie
-    in a million, and its scales over 127.
+    weight: (out, ...). Returns (codes, scale): int8 of the same shape, and float32 (out,), such that
+    `|W - codes * scale| <= scale / 2` everywhere. At 8 bits they are what bitsandbytes' `int8_vectorwise_quant` makes
+    of each row: the same codes, except for a few in a million that lie half-way between two integers, and its scales
+    divided by 127.
 
     >>> quantize_weight(torch.tensor([[0.5, -1.27], [0.0, 254.0]]))
     (tensor([[  50, -127],
@@ -25,7 +26,9 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """4-bit codes in -8..7, any shape, two to a byte: uint8 (ceil(numel / 2),), the first half in the low nibbles.
+    """Store codes of 4 bits, -8..7 in any shape, two to a byte: uint8 (ceil(numel / 2),).
+
+    The first half of the codes takes the low four bits of each byte, the second half the high four.
 
     >>> pack(torch.tensor([-8, 7, 0, 1], dtype=torch.int8))  # -8 is stored as 0, and 7 as 15
     tensor([128, 159], dtype=torch.uint8)
@@ -35,9 +38,10 @@ def pack(codes: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
-    """The codes `pack` was given: int8 of this shape.
+    """Undo `pack`: the codes it was given, int8 of this shape.
 
     >>> unpack(pack(torch.tensor([-8, 7, 3], dtype=torch.int8)), torch.Size([1, 3]))
     tensor([[-8,  7,  3]], dtype=torch.int8)
     """
-    return (torch.cat([packed & 15, packed >> 4]).to(torch.int8) - 8)[: shape.numel()].view(shape)
+    codes = torch.cat([packed & 15, packed >> 4]).to(torch.int8) - 8
+    return codes[: shape.numel()].view(shape)  # an odd number of codes was padded by one

@@ -1,4 +1,4 @@
-"""What a page shows: a figure or an image with words for those who cannot see it, in the book's colours."""
+"""Pictures for a page: figures and images in the book's colours, with words for those who cannot see them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PALETTE = {
 
 
 def style() -> None:
-    """Give matplotlib the book's palette, type and white ground: once a chapter, in its setup cell.
+    """Give matplotlib the book's palette, type sizes and white ground. Every chapter calls it once, in its setup cell.
 
     >>> with mpl.rc_context():
     ...     style()
@@ -43,7 +43,7 @@ def style() -> None:
 
 @dataclass(frozen=True)
 class Html:
-    """Markup for whoever has a browser, the same in plain text for whoever has not.
+    """Something to display: markup for a browser, and the same in plain text for where there is none.
 
     >>> Html("<em>two</em>", "two")
     two
@@ -60,10 +60,11 @@ class Html:
 
 
 def picture(image: mpl.figure.Figure | Image.Image | np.ndarray, alt: str, width: int | None = None) -> Html:
-    """Show a matplotlib figure, a PIL image or a uint8 (h, w, 3) array, `width` CSS pixels wide.
+    """A matplotlib figure, a PIL image or a uint8 (h, w, 3) array as something to display, `width` CSS pixels wide.
 
-    `alt` says in words what there is to see, written from the values drawn. A figure is closed, saved at
-    twice its size for sharp screens, and scales smoothly; an image is data, and enlarged shows square pixels.
+    alt: what there is to see, in words written from the values that are drawn. A figure is saved at twice its size,
+    for sharp screens, and closed; it scales smoothly. An image is data, and enlarged it shows square pixels.
+
     Raises ValueError where there is no `alt`.
 
     >>> shown = picture(np.zeros((8, 8, 3), np.uint8), "a black square", width=64)

@@ -1,8 +1,8 @@
 """Explorers with sliders, claims with numbers: what a chapter shows beside its pictures.
 
-Everything here lives twice: in a running notebook, and in the built page where no kernel runs. So an explorer
-draws all its pictures beforehand and the browser only chooses among them (slider -> jslink -> Stack, core
-ipywidgets alone). Colab's ipywidgets 7 has no Stack; there Python exchanges the picture.
+Everything here must work twice: in a running notebook, and in the built page, where no kernel runs. So an explorer
+draws all its pictures beforehand, and the browser only chooses among them: each slider is linked to a Stack of
+pictures, with ipywidgets' own jslink. Colab's ipywidgets 7 has no Stack; there Python exchanges the picture.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from zoti.page.pictures import Html
 
 @dataclass(frozen=True)
 class Explorer:
-    """Sliders over pictures. Where scripts are off, the page shows the first picture.
+    """Pictures with sliders that choose among them. Where scripts are off, a page shows the first picture.
 
     >>> Explorer(ipw.IntSlider(), Html("", "the picture at 0")).first
     the picture at 0
     """
 
+    #: the sliders and the pictures
     widget: ipw.Widget
+    #: the picture that is shown first
     first: Html
 
     def _ipython_display_(self) -> None:
@@ -39,10 +41,10 @@ class Explorer:
 
 
 def explorer(draw: Callable[..., Html], axes: Mapping[str, Sequence[Any]], play: bool = False) -> Explorer:
-    """One slider for each axis, and the picture follows: explorer(draw, {"timestep": [1, 250, 500]}).
+    """A picture with a slider for each axis: explorer(draw, {"timestep": [1, 250, 500]}).
 
-    `draw(*values)` returns a `picture` and is called once for every combination of the axes' values, so their
-    product is also the page's weight: 40 pictures are plenty. `play` adds a button that walks the first axis.
+    draw: called as `draw(*values)` once for every combination of the axes' values, returns a `picture`. The page holds
+    all of them, so 40 combinations are plenty. play: adds a button that walks along the first axis.
 
     >>> from zoti.page import picture
     >>> def draw(t):
@@ -73,7 +75,7 @@ def explorer(draw: Callable[..., Html], axes: Mapping[str, Sequence[Any]], play:
 
 
 def _stacked(pictures: dict[tuple[int, ...], Html], sliders: list[ipw.SelectionSlider]) -> ipw.Widget:
-    """Stacks in Stacks, one level a slider, all of them turned by the browser."""
+    """Stacks within Stacks, a level for each slider; the browser turns them."""
     layout, look = ipw.Layout(), ipw.HTML().style  # shared: each widget's own would double the page's state
 
     def level(place: tuple[int, ...]) -> ipw.Widget:
@@ -89,6 +91,7 @@ def _stacked(pictures: dict[tuple[int, ...], Html], sliders: list[ipw.SelectionS
 
 
 def _exchanged(pictures: dict[tuple[int, ...], Html], sliders: list[ipw.SelectionSlider]) -> ipw.Widget:
+    """One picture, which Python exchanges when a slider moves."""
     screen = ipw.HTML()
 
     def show(_: Any = None) -> None:
@@ -104,7 +107,7 @@ _claimed: dict[str, str] = {}  # sentence -> its measured values, for the table 
 
 
 def claim(sentence: str, holds: bool, **measured: Any) -> None:
-    """Show a sentence of the text with the values that bear it out, or fail the build if they do not.
+    """Show a claim of the text with the values that bear it out. Where they do not, the build fails.
 
     Raises AssertionError, with the sentence and the values, for what does not hold.
 
@@ -142,7 +145,7 @@ def claims() -> Html:
 
 
 def number(x: Any) -> str:
-    """A number as a reader wants it, in three digits: 0.0723 or 12,480 or 3.1×10⁻⁷. Words pass unchanged.
+    """A number as a reader wants it: 0.0723 or 3.14×10⁻⁷ to three digits, 12,480 whole. Words pass unchanged.
 
     >>> [number(x) for x in (0.0723456, 12480, 3.14e-7, "teapot")]
     ['0.0723', '12,480', '3.14×10⁻⁷', 'teapot']

@@ -16,9 +16,12 @@ def textual_inversion(
 ) -> Iterator[Step]:
     """Adam on the exact gradient of the same objective (Gal et al. 2023); yields the same Steps as `invert`.
 
-    Counts one evaluation a step; its backward pass costs about two more. With `checkpointing` the U-Net keeps
-    activations only where its layers meet and computes the rest a second time: about one pass more, which is not
-    counted, for the same gradient in less memory. Between steps the U-Net is as it was. Works on weights of every kind.
+    Counts one evaluation a step; its backward pass costs about two more, which are not counted. Works on weights of
+    every kind.
+
+    With `checkpointing` the U-Net keeps activations only at the boundaries of its blocks and computes the rest a second
+    time: the same gradient in less memory, for about one more pass, which is not counted either. Between steps the
+    U-Net is as it was.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject

@@ -25,11 +25,13 @@ def gf_ti(
 ) -> Iterator[Step]:
     """CMA-ES in a random subspace: gradient-free textual inversion (Fei et al. 2023, arXiv 2304.05818).
 
-    theta = theta_0 + A z with A (D, dimensions) of orthonormal columns: a step in z is one of the same length in theta,
-    D = k d, and sigma is the standard deviation of the first generation in each direction. Each generation (a step)
-    judges its whole population on one draw, in one batch, and costs `population` evaluations; ZOODiP's Table 2
-    counts 30. The Step's theta is the mean of the distribution after the update, its loss the mean over the candidates.
-    The evolution is pycma's (Hansen). Not here: the original's choice of A and theta_0 from the vocabulary.
+    What evolves is z in theta = theta_0 + A z. A (D, dimensions), D = k d, has random orthonormal columns, so a step in
+    z has the same length in theta; sigma is the standard deviation of the first generation in each direction. The
+    evolution is pycma's (Hansen).
+
+    A step is one generation. Its whole population is judged on one draw, in one batch, and costs `population`
+    evaluations; ZOODiP's Table 2 counts 30. The Step's theta is the mean of the distribution after the update, its loss
+    the mean over the candidates. Left out is the original's choice of A and theta_0 from the vocabulary.
 
     Raises ValueError at the first step for population < 2, dimensions outside [1, D] or a sigma that is not positive
     and finite, FloatingPointError for a loss that is no longer finite.

@@ -14,15 +14,18 @@ from zoti.objective import DenoisingLoss
 def dreambooth(
     objective: DenoisingLoss, prior: DenoisingLoss | None = None, steps: int = 200, lr: float = 2e-5, seed: int = 0
 ) -> Iterator[Step]:
-    """Train the whole U-Net to see its subject behind a rare word (DreamBooth, Ruiz et al. 2023), AdamW, batch 1.
+    """Train the whole U-Net to paint a subject at a rare word (DreamBooth, Ruiz et al. 2023), by AdamW with batch 1.
 
-    **This changes `objective.pipe.unet`, which is the result**: text encoder and VAE are frozen, and the theta (k, d)
+    **This changes `objective.pipe.unet`, which is the result.** Text encoder and VAE are frozen, and the theta (k, d)
     of every Step is the word as it was. For the method as published let the word start as something rare and stand
-    before its class, `ConceptToken(pipe, "<new>", "sks")` and captions "a {} teapot in the snow". `prior`, an
-    objective on the class's own pictures and name, is added with weight 1: their prior preservation, counted as one
-    more evaluation a step. lr suits tiny-sd's loss, five times that its looks; the paper's for SD1.5 is 5e-6.
+    before its class: `ConceptToken(pipe, "<new>", "sks")` and captions like "a {} teapot in the snow".
 
-    Raises ValueError at the first step where the U-Net's weights are below 32 bits, or are not those the prior asks.
+    prior: an objective on pictures of the class and the class's name, whose loss is added with weight 1. This is the
+    method's prior preservation; it counts as one more evaluation a step. lr: the default suits tiny-sd's loss, five
+    times as much the looks of its pictures; for SD1.5 the paper has 5e-6.
+
+    Raises ValueError at the first step where the U-Net's weights have fewer than 32 bits, or where the prior asks
+    another pipeline.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject

@@ -18,14 +18,17 @@ def forward_gradient(
     generator: torch.Generator,
     directions: str = "gaussian",
 ) -> Estimate:
-    """An estimator for `Config`: exact slopes along random directions, by forward-mode differentiation (Baydin et al.
-    2022, arXiv 2202.08587).
+    """Random gradient estimate from exact slopes, by forward-mode differentiation (Baydin et al., arXiv 2202.08587).
 
-    grad = (1/n) sum_i (g . e_i) e_i: what `rge` tends to as mu -> 0, from the same directions, without rounding. mu is
-    there for the contract and not used. theta: (k, d). Costs n evaluations, each of which carries its tangent along and
-    keeps nothing for later: twice the arithmetic of a forward pass, 3.6 times its seconds on tiny-sd. Attention runs by
-    the full matrix meanwhile; in float16 the tangent of LayerNorm is nan where its input deviates by under 0.025: take
-    bfloat16 or float32. Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
+    grad = (1/n) sum_i (g . e_i) e_i: what `rge` tends to as mu -> 0, from the same directions and without its rounding.
+    An estimator for `Config`, like those of `zoti.descent`; mu is an argument only because theirs have it, and is not
+    used. theta: (k, d).
+
+    Costs n evaluations. Each carries its tangent along and keeps nothing for later, which takes twice the arithmetic of
+    a forward pass and, on tiny-sd, 3.6 times its seconds. Meanwhile attention runs by the full matrix. In float16 the
+    tangent of LayerNorm is nan where the deviation of its input is below 0.025, so take bfloat16 or float32.
+
+    Raises ValueError as `rge` does, and where loss_fn lets no derivative through.
 
     >>> two, die = torch.tensor([[2.0]]), torch.Generator()
     >>> cube = lambda c: c[:, 0, 0] ** 3  # slope 3 theta**2 = 12, e is 1 or -1

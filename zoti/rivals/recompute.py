@@ -1,4 +1,4 @@
-"""Gradient checkpointing for a while: activations are kept where layers meet, the rest is computed a second time."""
+"""Gradient checkpointing: activations are kept only at the boundaries of blocks, the rest is computed a second time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def recomputing(unet: Any) -> Iterator[None]:
-    """Gradient checkpointing in every block of a diffusers model that offers it, put back at the end.
+    """A context with gradient checkpointing in every block of a diffusers model that offers it; undone at its end.
 
     >>> from zoti import load_pipeline
     >>> unet = load_pipeline().unet

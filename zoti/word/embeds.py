@@ -1,9 +1,13 @@
 """Files that hold a word, in the forms diffusers, AUTOMATIC1111's web UI, ComfyUI and kohya's scripts write and read.
 
-They agree on safetensors of few tensors: {word: vectors} (diffusers) or {"emb_params": vectors} (kohya) for one text
-encoder, {"clip_l": vectors, "clip_g": vectors} for SDXL's two; vectors (k, width), or (width,) for one. The web UIs
-call a word by the name of its file; a name inside is read by diffusers alone, so in SDXL's form zoti keeps it as
-metadata, which nobody else minds.
+They agree on safetensors files of one or two tensors:
+
+- for one text encoder {word: vectors} (diffusers) or {"emb_params": vectors} (kohya);
+- for SDXL's two encoders {"clip_l": vectors, "clip_g": vectors};
+
+where vectors are (k, width), or (width,) if there is but one. The web UIs call a word by the name of its file; only
+diffusers reads a name inside. SDXL's form has no place for one, so there zoti keeps it as metadata, which nobody else
+minds.
 """
 
 from collections.abc import Sequence
@@ -14,18 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-#: The keys of SDXL's encoders, in the order of the pipeline.
+#: The keys under which a file holds vectors for SDXL's two encoders, in the pipeline's order.
 SDXL = ("clip_l", "clip_g")
-#: Keys that are no word; "*" is what AUTOMATIC1111's pickles hold.
+#: Keys that do not name the word. "*" comes from AUTOMATIC1111's pickles.
 NAMELESS = {"emb_params", "clip_l", "clip_g", "*"}
-#: What files end in that can run a program when opened, and so never are.
+#: What pickles end in. Opening one can run any program, so zoti never does.
 PICKLES = {".pt", ".bin", ".ckpt", ".pth", ".pkl"}
 
 
 def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
-    """Write a word's vectors, one (k, width) for each text encoder (one or two), as float32; whole, or not at all.
+    """Write a word's vectors to a safetensors file, as float32: the whole file, or nothing if that fails.
 
-    Raises ValueError for vectors that are not finite, as of a run that diverged.
+    parts: (k, width) for each of the one or two text encoders. Raises ValueError for vectors that are not finite, as
+    of a run that diverged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -39,16 +44,20 @@ def save_embeds(path: Path, word: str, parts: Sequence[Tensor]) -> Path:
     tensors = [part.detach().float().cpu().contiguous() for part in parts]
     if not all(part.isfinite().all() for part in tensors):
         raise ValueError(f"{word!r} has vectors that are not finite; save those of an earlier step")
-    keys, draft = [word] if len(tensors) == 1 else SDXL, path.with_name(path.name + ".part")
+    keys = [word] if len(tensors) == 1 else SDXL
+    draft = path.with_name(path.name + ".part")
     save_file(dict(zip(keys, tensors, strict=True)), draft, metadata={"word": word})
     return draft.replace(path)
 
 
 def load_embeds(path: str | Path) -> tuple[str, list[Tensor]]:
-    """The word and its vectors, one float32 (k, width) for each text encoder, of a file (or folder) in any such form.
+    """Read a word's file in any of these forms: returns the word, and float32 vectors (k, width) for each text encoder.
 
-    The word is the key, or the metadata's, or else the file's name. Raises FileNotFoundError where there is no file;
-    ValueError for a pickle, which is never opened, a damaged file, several words, or tensors that are no vectors.
+    path: the file, or a folder with a learned_embeds.safetensors. The word is the tensor's key if that names one, else
+    what the metadata says, else the file's name.
+
+    Raises FileNotFoundError where there is no file; ValueError for a pickle, which is never opened, a damaged file,
+    several words, or tensors that are no vectors.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -71,7 +80,8 @@ def load_embeds(path: str | Path) -> tuple[str, list[Tensor]]:
         )
     try:
         with safe_open(path, "pt") as file:
-            keys, word = sorted(file.keys()), (file.metadata() or {}).get("word", path.stem)
+            keys = sorted(file.keys())
+            word = (file.metadata() or {}).get("word", path.stem)
             if len(keys) == 1:
                 word = word if keys[0] in NAMELESS else keys[0]
             elif set(keys) == set(SDXL):

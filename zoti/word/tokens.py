@@ -1,4 +1,4 @@
-"""One new word: its place in a pipeline, and what the U-Net is told for a whole batch of candidate vectors at once."""
+"""One new word: its place in a pipeline, and what the U-Net is told of it, for a batch of candidate vectors at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,20 @@ from zoti.word.vocabulary import Vocabulary, tidy
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the U-Net is told, for b candidates with p prompts. Stable Diffusion has states only, SDXL all three.
+    """What the U-Net is told by text, for each of b candidates in each of p prompts.
+
+    Stable Diffusion has the states only, SDXL all three.
 
     >>> told = Conditions(torch.zeros(8, 2, 77, 768))  # 8 candidates, 2 prompts
     >>> {name: x.shape for name, x in told.of(1).items()}
     {'encoder_hidden_states': torch.Size([8, 77, 768])}
     """
 
-    #: (b, p, L, width); SDXL: the penultimate states of both encoders, side by side
+    #: the text encoder's states, (b, p, L, width); SDXL's are the last but one of both encoders, side by side
     states: Tensor
-    #: (b, p, projection), from the second encoder
+    #: one vector for the whole prompt from the second encoder, (b, p, projection)
     pooled: Tensor | None = None
-    #: (6,): original height, width; the crop's top, left; target height, width
+    #: the sizes SDXL was trained to be told, (6,): original height, width; the crop's top, left; target height, width
     time_ids: Tensor | None = None
 
     def of(self, prompt: int) -> dict[str, Any]:
@@ -38,11 +40,15 @@ class Conditions:
 
 
 class ConceptToken:
-    """A pseudo-word of k vectors added to a pipeline's tokenizer and text encoder; in SDXL, to both of each.
+    """A new word of k vectors, added to a pipeline's tokenizer and text encoder (to both of each in SDXL).
 
-    `initializer` is where its vectors start: a word the model knows (the mean, if that is several tokens), or vectors
-    (k, d) themselves, which then decide k. d is the width of the encoder; in SDXL 768 + 1280, the first encoder's part
-    first. Candidates are judged by `encode`, which never writes to the model; `write` makes the final ones part of it.
+    `initializer` is where its vectors start: a word the model knows (their mean, if it is several tokens), repeated
+    `vectors` times, or a tensor (k, d) of start vectors, which then decides k. d is the width of the encoder; in SDXL
+    768 + 1280, the first encoder's part first.
+
+    `encode` asks the text encoder for candidates without writing to the model; `write` makes one of them the word's
+    vectors, and `save` writes them to a file.
+
     Raises ValueError where the word is in the vocabulary, overlaps an added word or has capitals or spaces, where the
     initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was before.
 
@@ -81,14 +87,17 @@ class ConceptToken:
 
     @classmethod
     def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None) -> "ConceptToken":
-        """A learned word, put into the pipeline: from a file (or folder) of zoti, diffusers, kohya or a web UI.
+        """Add a learned word to a pipeline, from a file (or folder) of zoti, diffusers, kohya or a web UI.
 
-        Its vectors (k, d) are the token's `initial`. It is called `word`, or as the file has it, in small letters.
+        The file's vectors (k, d) become the token's `initial`. The word is called `word`, by default what the file
+        calls it, in small letters.
+
         Raises FileNotFoundError where there is no file, ValueError for one that `load_embeds` refuses, for vectors of
         another model, or where the word cannot be added. The pipeline is then as it was before.
         """
         name, parts = load_embeds(path)
-        widths, expected = [p.shape[1] for p in parts], [v.table.shape[1] for v in _vocabularies(pipe)]
+        widths = [p.shape[1] for p in parts]
+        expected = [v.table.shape[1] for v in _vocabularies(pipe)]
         if widths != expected:
             raise ValueError(
                 f"{path} holds vectors of {' + '.join(map(str, widths))} numbers, this model's words have "
@@ -97,7 +106,7 @@ class ConceptToken:
         return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1))
 
     def ids(self, prompt: str) -> Tensor:
-        """Token ids (encoders, L) of a prompt with the word in it, as the pipeline makes them, every vector in place.
+        """Token ids (encoders, L) of a prompt, in which the word stands with all its k tokens, as the pipeline has it.
 
         Raises ValueError where the prompt does not hold the word within the encoders' length.
         """
@@ -110,13 +119,15 @@ class ConceptToken:
         return torch.tensor(rows, device=self.pipe.text_encoder.device)
 
     def encode(self, theta: Tensor, prompts: list[str]) -> Conditions:
-        """What the U-Net is told by every candidate with every prompt: theta (b, k, d), p prompts, in its dtype.
+        """What the U-Net is told for every candidate in every prompt, in the U-Net's dtype.
 
-        The same as the pipeline's `encode_prompt` gives with each candidate written to the model in turn; the sizes
-        are those the pipeline paints at. Differentiable in theta. Raises ValueError where theta is not (b, k, d) for
-        this word's k and the model's d.
+        theta: (b, k, d). The result is what the pipeline's `encode_prompt` gives with each candidate written to the
+        model in turn; SDXL is told the size at which the pipeline paints. Differentiable in theta.
+
+        Raises ValueError where theta is not (b, k, d) for this word's k and the model's d.
         """
-        parts, unet = self._parts(theta, "b, "), self.pipe.unet
+        parts = self._parts(theta, "b, ")
+        unet = self.pipe.unet
         dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through a thousand modules each time
         ids = torch.stack([self.ids(p) for p in prompts], 1)  # (encoders, p, L)
 
@@ -124,19 +135,20 @@ class ConceptToken:
             return x.reshape(len(theta), len(prompts), *x.shape[1:]).to(dtype)
 
         if len(parts) == 1:
-            return Conditions(grid(self.vocabularies[0].read(ids[0], self.token_ids[0], parts[0])[0]))
+            output = self.vocabularies[0].read(ids[0], self.token_ids[0], parts[0])
+            return Conditions(grid(output[0]))
         first, second = (
-            v.read(*rest, output_hidden_states=True)
-            for v, *rest in zip(self.vocabularies, ids, self.token_ids, parts, strict=True)
+            vocabulary.read(rows, word, part, output_hidden_states=True)
+            for vocabulary, rows, word, part in zip(self.vocabularies, ids, self.token_ids, parts, strict=True)
         )
         states = grid(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
-        # an encoder whose config says eos_token_id = 2 pools at the largest id, which is the word's own: as in painting
+        # as in painting, an encoder whose config says eos_token_id = 2 pools at the largest id, which is the word's own
         side = unet.config.sample_size * self.pipe.vae_scale_factor
         return Conditions(states, grid(second.text_embeds), states.new_tensor([side, side, 0, 0, side, side]))
 
     @torch.no_grad()
     def write(self, theta: Tensor) -> None:
-        """Make theta (k, d) the word's vectors in the model, so that `pipe("a <word> ...")` paints with them."""
+        """Make theta (k, d) the word's vectors in the model: `pipe("a <word> ...")` then paints with them."""
         for v, ids, part in zip(self.vocabularies, self.token_ids, self._parts(theta), strict=True):
             v.table[torch.tensor(ids)] = part.to(v.table)
 
@@ -145,7 +157,10 @@ class ConceptToken:
         return save_embeds(Path(folder) / "learned_embeds.safetensors", self.word, self._parts(theta))
 
     def _parts(self, theta: Tensor, batch: str = "") -> tuple[Tensor, ...]:
-        """theta (k, d), or (b, k, d) where batch = 'b, ', as one (..., k, width) for each encoder."""
+        """Theta cut into what belongs to each encoder, (..., k, width).
+
+        theta: (k, d), or (b, k, d) where batch = 'b, ', which is how the error message puts it.
+        """
         k, d = self.initial.shape
         if theta.ndim != (3 if batch else 2) or theta.shape[-2:] != (k, d):
             raise ValueError(f"theta has shape {tuple(theta.shape)}; {self.word!r} takes ({batch}{k}, {d})")
@@ -153,6 +168,9 @@ class ConceptToken:
 
 
 def _vocabularies(pipe: Pipeline) -> list[Vocabulary]:
-    """Stable Diffusion's one, or SDXL's two."""
-    first, second = Vocabulary(pipe.tokenizer, pipe.text_encoder), getattr(pipe, "text_encoder_2", None)
-    return [first] if second is None else [first, Vocabulary(pipe.tokenizer_2, second)]
+    """The tokenizers of a pipeline with their encoders: Stable Diffusion's one, or SDXL's two."""
+    found = [Vocabulary(pipe.tokenizer, pipe.text_encoder)]
+    second = getattr(pipe, "text_encoder_2", None)
+    if second is not None:
+        found.append(Vocabulary(pipe.tokenizer_2, second))
+    return found

@@ -1,4 +1,4 @@
-"""A tokenizer with its text encoder: which words may be added, and reading a prompt with other vectors in its place."""
+"""A tokenizer with its text encoder: which words may be added to them, and how a prompt is read with new vectors."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def tidy(word: str) -> str:
-    """The word as CLIP's tokenizers read it: small letters, composed accents; and in one piece, so with no spaces.
+    """The word as CLIP's tokenizers read it: in small letters, its accents composed, with hyphens instead of spaces.
 
     >>> tidy("My Teapot")
     'my-teapot'
@@ -45,7 +45,7 @@ class Vocabulary:
         return weight
 
     def meaning(self, text: str) -> Tensor:
-        """(1, width) the mean vector of the text's tokens. Raises ValueError for an empty text."""
+        """The mean vector of the text's tokens, (1, width). Raises ValueError for an empty text."""
         ids = self._ids(text, add_special_tokens=False)
         if not ids:
             raise ValueError("the initializer is empty; give a word the model knows, such as 'teapot'")
@@ -69,7 +69,7 @@ class Vocabulary:
                     raise ValueError(f"{word!r} overlaps {added!r}, which this pipeline has already; {other}")
 
     def grown(self, vectors: Tensor) -> nn.Embedding:
-        """A copy of the table in which vectors (k, width) are the rows of the next k words to be added."""
+        """A copy of the table with vectors (k, width) as the rows of the k words that will be added next."""
         old, first = self.table.detach(), len(self.tokenizer)
         rows = old.new_zeros(max(len(old), first + len(vectors)), old.shape[1])
         rows[: len(old)] = old
@@ -79,7 +79,7 @@ class Vocabulary:
         return table
 
     def add(self, words: list[str], table: nn.Embedding) -> None:
-        """Make a `grown` table the encoder's, and its new rows these words."""
+        """Put a `grown` table into the encoder, and these words, whose vectors its new rows are, into the tokenizer."""
         self.encoder.set_input_embeddings(table)
         self.encoder.config.vocab_size = table.num_embeddings
         self.tokenizer.add_tokens(words)
@@ -97,9 +97,11 @@ class Vocabulary:
         return ids
 
     def read(self, ids: Tensor, word: list[int], theta: Tensor, **options: bool) -> Any:
-        """The encoder's output for ids (p, L), with theta (b, k, width) in place of the k tokens of `word`.
+        """The encoder's output for p prompts, as if each of b candidates in turn were the vectors of a word.
 
-        Its first axis is b p long, candidates outermost. The model is not written to. Differentiable in theta.
+        ids: the prompts, (p, L). word: the ids of the word's k tokens. theta: the candidates, (b, k, width). The first
+        axis of the output is b p long: all prompts with the first candidate, then all with the second. The model is
+        not written to. Differentiable in theta.
         """
 
         def substitute(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
