@@ -126,7 +126,8 @@ def load_checkpoint(path: Path, config: str, start: Run) -> Run:
         if facts.pop("seal") != _seal(tensors, facts):
             raise ValueError("its checksum does not match")
         theta, chance = tensors.pop("theta"), tensors.pop("chance")
-        stored, index, evaluations = facts["config"], int(facts["index"]), int(facts["evaluations"])
+        stored = facts["config"]
+        index, evaluations = int(facts["index"]), int(facts["evaluations"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable checkpoint; delete it to start again ({error})") from error
     if stored != config:

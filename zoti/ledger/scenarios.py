@@ -29,7 +29,8 @@ def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True
     ('forward', 0, 0)
     """
     model = architecture(name, weights)
-    word, generator = _word(model), torch.Generator().manual_seed(0)
+    word = _word(model)
+    generator = torch.Generator().manual_seed(0)
     state = ZOAdam().init(word)
     with Ledger() as ledger, torch.inference_mode():
         ledger.own(*model.networks(vae=not cached))

@@ -67,7 +67,8 @@ def gf_ti(
     evolution = cma.CMAEvolutionStrategy(np.zeros(dimensions), sigma, options)
     began = time.perf_counter()
     for index in range(1, steps + 1):
-        draw, candidates = objective.draw(generator), evolution.ask()
+        draw = objective.draw(generator)
+        candidates = evolution.ask()
         with torch.inference_mode():
             losses = objective(words(np.stack(candidates)), draw)
         if not losses.isfinite().all():

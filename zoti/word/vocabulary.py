@@ -58,7 +58,8 @@ class Vocabulary:
             name = tidy(first) or "<my-word>"
             raise ValueError(f"{first!r} would not be read as one word: no capitals, no spaces; write {name!r}")
         other = f"choose another word, such as <my-{first.strip('<>')}>"
-        known, special = self.tokenizer.get_vocab(), set(self.tokenizer.all_special_tokens)
+        known = self.tokenizer.get_vocab()
+        special = set(self.tokenizer.all_special_tokens)
         for word in words:
             if word in known or len(self.tokenizer.tokenize(word)) == 1:
                 raise ValueError(f"{word!r} is already in the vocabulary; {other}")
@@ -70,7 +71,8 @@ class Vocabulary:
 
     def grown(self, vectors: Tensor) -> nn.Embedding:
         """A copy of the table with vectors (k, width) as the rows of the k words that will be added next."""
-        old, first = self.table.detach(), len(self.tokenizer)
+        old = self.table.detach()
+        first = len(self.tokenizer)  # the next word's row
         rows = old.new_zeros(max(len(old), first + len(vectors)), old.shape[1])
         rows[: len(old)] = old
         rows[first : first + len(vectors)] = vectors.to(old)
