@@ -4,6 +4,8 @@ Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become
 each of which stands only on those before it:
 
 - `data`: pictures and captions, and the latents the U-Net sees of them;
+- `identity`: fingerprints, which tell a run, a model, a word from others;
+- `files`: files that are written whole or not at all;
 - `model/`: a pipeline to teach a word to, its weights rounded to eight bits or four;
 - `word/`: the new word, its place in the pipeline and the files that hold it;
 - `descent/`: timesteps, directions, estimators, subspace, optimizers: downhill from losses alone;

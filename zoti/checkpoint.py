@@ -1,23 +1,28 @@
 """A run's state in one file, a few small tensors, from which the run goes on as if it had never stopped."""
 
-import hashlib
+import json
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from zoti.files import Damaged, header, read_tensors, write_tensors
+from zoti.identity import Identity, differences
 
 #: What a part of a run remembers: a few small tensors by name.
 State = dict[str, Tensor]
+#: The form of a checkpoint. It changes with what is in one, so that files of another form are not taken for these.
+FORM = "2"
 
 
 @runtime_checkable
 class Stateful(Protocol):
     """A part of a run that remembers. `init` makes its state and `observe` renews it; it is kept nowhere else.
+
+    The tensors of a state may grow longer, but their names, types and numbers of dimensions stay the same.
 
     >>> from zoti import Guided, rge
     >>> isinstance(Guided(), Stateful), isinstance(rge, Stateful)
@@ -34,6 +39,7 @@ class Stateful(Protocol):
 def initial_state(part: object, theta: Tensor) -> State:
     """The state of a part at the start of a run from theta (k, d), or {} for a part that is not `Stateful`.
 
+    >>> import torch
     >>> from zoti import Guided, rge
     >>> theta = torch.zeros(1, 4)
     >>> initial_state(Guided(), theta), initial_state(rge, theta)
@@ -45,6 +51,7 @@ def initial_state(part: object, theta: Tensor) -> State:
 def renewed_state(part: object, seen: Tensor, state: State) -> State:
     """The state of a part once it has seen one more token or estimate (k, d), or {} if it is not `Stateful`.
 
+    >>> import torch
     >>> from zoti import SubspaceGradient
     >>> part, theta = SubspaceGradient(), torch.zeros(1, 4)
     >>> renewed_state(part, theta, initial_state(part, theta))["count"]
@@ -57,6 +64,7 @@ def renewed_state(part: object, seen: Tensor, state: State) -> State:
 class Run:
     """All that a run knows between two steps; nothing else decides the next one.
 
+    >>> import torch
     >>> chance = torch.Generator().get_state()
     >>> Run(torch.zeros(1, 4), chance, {"optimizer": {}}).index
     0
@@ -72,86 +80,131 @@ class Run:
     index: int = 0
     #: candidates judged so far, times the draws each was judged on
     evaluations: int = 0
+    #: the last step's loss and the share of its gradient that was removed; they decide nothing
+    loss: float = math.nan
+    removed: float = 0.0
+
+    def tensors(self) -> State:
+        """All tensors of the run by name: "theta", "chance", and "optimizer.m" for what the optimizer calls m."""
+        held = {f"{part}.{name}": held for part, state in self.states.items() for name, held in state.items()}
+        return {"theta": self.theta, "chance": self.chance, **held}
 
 
-def save_checkpoint(path: Path, config: str, run: Run) -> None:
-    """Write a run to a safetensors file; whatever interrupts it, the old file or the new one is there and whole.
+@dataclass
+class Checkpoint:
+    """The file of a run, which goes on from it as if it had never stopped.
 
-    The new file is written beside the old one, flushed to the disk, and then takes its place in one move. config: any
-    text that tells this run from others.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     chance = torch.Generator().get_state()
-    ...     run = Run(torch.zeros(1, 4), chance, {"optimizer": {}})
-    ...     save_checkpoint(Path(folder) / "runs" / "a.safetensors", "lr=0.1", run)
-    ...     [path.name for path in Path(folder).glob("*/*")]
-    ['a.safetensors']
-    """
-    tensors = {"theta": run.theta, "chance": run.chance}
-    tensors |= {f"{part}.{name}": held for part, state in run.states.items() for name, held in state.items()}
-    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # two may share their memory
-    facts = {"config": config, "index": str(run.index), "evaluations": str(run.evaluations)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    save_file(tensors, draft, metadata=facts | {"seal": _seal(tensors, facts)})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def load_checkpoint(path: Path, config: str, start: Run) -> Run:
-    """Read a run back from its file, onto the device of `start`, which is the same run at its beginning.
-
-    Raises ValueError for a file that is damaged in any byte, or that belongs to another `config` or to a token of
-    another shape.
+    One file belongs to one run. It is never taken from another, nor from a later state of the same run, as which a
+    second process may have left it; only one without a step, which holds no work, may be replaced by any.
 
     >>> from tempfile import TemporaryDirectory
+    >>> import torch
     >>> chance = torch.Generator().get_state()
-    >>> start = Run(torch.zeros(1, 2), chance, {"optimizer": {}})
+    >>> start = Run(torch.zeros(1, 2), chance, {"optimizer": {"m": torch.zeros(1, 2)}})
     >>> ones = torch.ones(1, 2)
-    >>> later = Run(ones, chance, {"optimizer": {"m": 1 * ones}}, index=7)
     >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "a.safetensors"
-    ...     save_checkpoint(path, "lr=0.1", later)
-    ...     run = load_checkpoint(path, "lr=0.1", start)
+    ...     file = Checkpoint(Path(folder) / "runs" / "a.safetensors", {"lr": "0.1"})
+    ...     file.save(Run(ones, chance, {"optimizer": {"m": 2 * ones}}, index=7))
+    ...     run = file.load(start)
+    ...     Checkpoint(file.path, {"lr": "0.2"}).load(start)
+    Traceback (most recent call last):
+    ValueError: ...a.safetensors belongs to another run, which differs in lr...
     >>> run.index, run.theta, run.states
-    (7, tensor([[1., 1.]]), {'optimizer': {'m': tensor([[1., 1.]])}})
+    (7, tensor([[1., 1.]]), {'optimizer': {'m': tensor([[2., 2.]])}})
+    >>> FORM  # of files that this version writes and reads
+    '2'
     """
-    try:
-        with safe_open(path, "pt") as file:
-            facts = dict(file.metadata())
-            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        if facts.pop("seal") != _seal(tensors, facts):
-            raise ValueError("its checksum does not match")
-        theta, chance = tensors.pop("theta"), tensors.pop("chance")
-        stored = facts["config"]
-        index, evaluations = int(facts["index"]), int(facts["evaluations"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint; delete it to start again ({error})") from error
-    if stored != config:
-        raise ValueError(
-            f"{path} belongs to another run:\n  there: {stored}\n  here:  {config}\n"
-            "give this run another path, or the same config, word and captions"
-        )
-    if theta.shape != start.theta.shape:
-        raise ValueError(
-            f"{path} holds a token of shape {tuple(theta.shape)}, this word has {tuple(start.theta.shape)}; "
-            "give this run another path"
-        )
-    states: dict[str, State] = {part: {} for part in start.states}
-    for name, tensor in tensors.items():
-        part, _, what = name.partition(".")
-        states[part][what] = tensor.to(start.theta.device)
-    return Run(theta.to(start.theta.device), chance, states, index, evaluations)
+
+    #: where it is
+    path: Path
+    #: all that decides the run, which tells it from others
+    identity: Identity
+    #: what else a reader should know of the word
+    facts: dict[str, str] = field(default_factory=dict)
+    #: how far the run was when this process last saw it in the file
+    seen: int = 0
+
+    def load(self, start: Run) -> Run:
+        """The run from its file, on the device of `start`, which is the same run at its beginning; or start itself.
+
+        Raises ValueError for a file that is no checkpoint, damaged in any byte, of another form, or of another run; the
+        message names what differs.
+        """
+        there = self._read()
+        if there is None:
+            return start
+        tensors, facts = there
+        expected = {name: (x.dtype, x.ndim) for name, x in start.tensors().items()}
+        found = {name: (x.dtype, x.ndim) for name, x in tensors.items()}
+        wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+        wrong = wrong or [n for n in ("theta", "chance") if tensors[n].shape != getattr(start, n).shape]
+        if wrong:
+            raise ValueError(
+                f"{self.path} holds a run of another kind, perhaps of another version of zoti: {', '.join(wrong)} is "
+                "missing there, unknown here, or of another shape. Give this run another path"
+            )
+        theta = tensors.pop("theta").to(start.theta.device)
+        chance = tensors.pop("chance")
+        states: dict[str, State] = {part: {} for part in start.states}
+        for name, tensor in tensors.items():
+            part, _, what = name.partition(".")
+            states[part][what] = tensor.to(start.theta.device)
+        self.seen = int(facts["index"])
+        numbers = int(facts["evaluations"]), float(facts["loss"]), float(facts["removed"])
+        return Run(theta, chance, states, self.seen, *numbers)
+
+    def save(self, run: Run) -> None:
+        """Put a run into its file, whatever interrupts it whole; unless there it has gone further already.
+
+        Raises OSError where the file cannot be written, ValueError where meanwhile it became another run's.
+        """
+        there = self._read()
+        if there is not None and int(there[1]["index"]) > self.seen:
+            return
+        numbers = {"index": str(run.index), "evaluations": str(run.evaluations)}
+        shown = {"loss": repr(run.loss), "removed": repr(run.removed)}
+        facts = {**self.facts, "checkpoint": FORM, "run": json.dumps(self.identity), **numbers, **shown}
+        write_tensors(self.path, run.tensors(), facts)
+        self.seen = run.index
+
+    def _read(self) -> tuple[State, dict[str, str]] | None:
+        """This run's tensors and facts in the file; None where there is no file, or one of a run without a step."""
+        if not os.path.exists(self.path):
+            return None
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is a folder; give this run the path of a file")
+        try:
+            _, facts = header(self.path)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is not a readable checkpoint; give this run another path ({error})"
+            ) from error
+        if facts.get("checkpoint") != FORM:
+            old = "checkpoint" in facts or ("seal" in facts and "word" not in facts)
+            kind = "of another version of zoti" if old else "a learned word" if "word" in facts else "no run"
+            raise ValueError(f"{self.path} is not a readable checkpoint but {kind}; give this run another path")
+        try:
+            tensors, facts = read_tensors(self.path)
+            identity, index, _ = json.loads(facts["run"]), int(facts["index"]), int(facts["evaluations"])
+            _ = float(facts["loss"]), float(facts["removed"])
+        except Damaged as error:
+            raise ValueError(f"{self.path} is not a readable checkpoint; delete it to start again ({error})") from error
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is not a readable checkpoint of this version; give this run another path ({error!r})"
+            ) from error
+        wrong = differences(identity, self.identity)
+        if wrong and index == 0:
+            return None
+        if wrong:
+            lines = [f"  {name}: there {_short(identity, name)}, here {_short(self.identity, name)}" for name in wrong]
+            raise ValueError(
+                f"{self.path} belongs to another run, which differs in {', '.join(wrong)}:\n" + "\n".join(lines) + "\n"
+                "Give this run another path, or make it the same"
+            )
+        return tensors, facts
 
 
-def _seal(tensors: State, facts: dict[str, str]) -> str:
-    """A checksum of everything in the file: safetensors has none, and one wrong bit would go on as a wrong number."""
-    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _short(identity: Identity, name: str) -> str:
+    told = identity.get(name, "nothing")
+    return told if isinstance(told, str) else f"others ({len(told)} numbers)"

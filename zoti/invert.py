@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoti.checkpoint import Run, initial_state, load_checkpoint, renewed_state, save_checkpoint
+from zoti.checkpoint import Checkpoint, Run, State, initial_state, renewed_state
 from zoti.descent.estimators import Estimate, LossFn, rge
 from zoti.descent.optim import AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.descent.subspace import SubspaceGradient
+from zoti.identity import Identity, described, fingerprint
 from zoti.objective import DenoisingLoss
 
 #: A loss above this means that the run has diverged. A model that predicts nothing has a loss of about 1.
@@ -79,6 +80,10 @@ class Config:
         chance = f"{self.directions} n={self.n} mu={self.mu} batch={self.batch} seed={self.seed}"
         return f"{estimator} {chance} {self.optimizer} {self.subspace}"
 
+    def identity(self) -> Identity:
+        """What decides the steps of a run, by name. `steps` is left out, so that a run may be extended."""
+        return {part.name: described(getattr(self, part.name)) for part in fields(self) if part.name != "steps"}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -117,9 +122,12 @@ def invert(
 
     theta: where to start, (k, d); by default the token's initial vectors. Two things happen every `every` steps and
     after the last. `bank` is asked for the loss of the token: `lambda c: truth.mean(c, draws)`, say, with
-    `draws = truth.bank(64, generator)`. And the state is written to the file `checkpoint`, atomically; a run that finds
-    this file goes on from it, to the same bits as if it had never stopped. `progress` shows a bar, which goes away when
-    the run is done; TQDM_DISABLE=1 forbids it.
+    `draws = truth.bank(64, generator)`. And the state is written to the file `checkpoint`, atomically; so it is before
+    the first step, to see whether the place can be written, and when the run is interrupted, by Ctrl-C, an error or
+    your own `break`. A run that finds this file goes on from it, to the same bits as if it had never stopped. One that
+    is done yields its last Step again, and `ConceptToken.load` reads its word from the file.
+
+    `progress` shows a bar, which goes away when the run is done; TQDM_DISABLE=1 forbids it.
 
     A run has diverged when a loss is not finite or above 10 (a model that predicts nothing has about 1), or when the
     token is 1000 times as long as the word's initial vectors. Growing as such does no harm, for a text encoder
@@ -127,8 +135,9 @@ def invert(
     mu changes the direction of such a token a thousand times less, and the differences between losses drown in
     rounding. The last token with a sound loss is then saved and FloatingPointError raised.
 
-    Raises ValueError for a checkpoint that is damaged or belongs to another config, word or captions. Whether the
-    pictures are the same it does not know.
+    Raises ValueError for a checkpoint that is damaged, has gone further than `config.steps`, or belongs to another run:
+    one whose config, word, captions, pictures, timesteps, start, vocabulary or weights are others. OSError, or the kind
+    of it that fits, where it cannot be written.
 
     >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -144,57 +153,72 @@ def invert(
     """
     if every < 1:
         raise ValueError(f"every = {every}: bank and checkpoint come every so many steps, at least 1")
-    path = None if checkpoint is None else Path(checkpoint)
-    told = f"{config} {objective.prompts}"  # what the run is known by in its checkpoint
     run = _begin(config, objective.token.initial if theta is None else theta)
-    if path is not None and path.exists():
-        run = load_checkpoint(path, told, run)
+    file = None
+    if checkpoint is not None:
+        told = {**config.identity(), **objective.identity(), "start": fingerprint({"theta": run.theta})}
+        file = Checkpoint(Path(checkpoint), told, objective.token.facts())
+        run = file.load(run)
+    if run.index > config.steps:
+        raise ValueError(
+            f"{checkpoint} has gone {run.index} steps and this config asks for {config.steps}; give this run another "
+            f"path, or steps={run.index}"
+        )
     began = time.perf_counter()
+
+    def step() -> Step:
+        """What the run's last step did; what is handed out is a copy, for the reader to keep."""
+        told = run.index % every == 0 or run.index == config.steps
+        asked = float(bank(run.theta[None].clone())) if bank is not None and told else None
+        seconds = time.perf_counter() - began
+        return Step(run.index, run.theta.clone(), run.loss, run.removed, run.evaluations, seconds, asked)
+
+    if run.index == config.steps:
+        yield step()
+        return
+    if file is not None:
+        file.save(run)  # a place that cannot be written is found out now
     good = run  # the last whose token's loss was seen and sound
 
     def stop(trouble: str) -> NoReturn:
-        """Save the last sound token, and raise."""
-        if path is not None:
-            save_checkpoint(path, told, good)
+        """Go back to the last sound token, and raise."""
+        nonlocal run
+        index, run = run.index + 1, good
         raise FloatingPointError(
-            f"{trouble} at step {run.index + 1}; the token of step {good.index}, the last that was sound, is kept"
-            f"{f' in {path}' if path else ''}. Try a smaller learning rate or a larger mu"
+            f"{trouble} at step {index}; the token of step {run.index}, the last that was sound, is kept"
+            f"{f' in {checkpoint}' if file else ''}. Try a smaller learning rate or a larger mu"
         )
 
     # tqdm itself forgets the variable in a notebook
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    with tqdm(total=config.steps, initial=run.index, disable=hidden, leave=False) as bar:
-        while run.index < config.steps:
-            estimate, chance = _estimate(objective, config, run)
-            if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
-                stop("the loss is not finite")
-            if estimate.loss > WORST_LOSS:
-                stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
-            good = run
-
-            grad, removed = estimate.grad, 0.0
-            if config.subspace:
-                grad, removed = config.subspace.project(grad, run.states["subspace"])
-            theta, optimizer = config.optimizer.update(grad, run.theta, run.states["optimizer"])
-            longer = _length(theta) / (_length(objective.token.initial) or 1.0)  # a word may start from nothing
-            if not longer <= LONGEST:
-                stop(f"the token became {longer:.3g} times as long as it began")
-            states = {
-                "optimizer": optimizer,
-                "subspace": renewed_state(config.subspace, theta, run.states["subspace"]),
-                "estimator": renewed_state(config.estimator, estimate.grad, run.states["estimator"]),
-            }
-            run = Run(theta, chance, states, run.index + 1, run.evaluations + config.batch * estimate.evaluations)
-
-            asked = None
-            if run.index % every == 0 or run.index == config.steps:
-                asked = None if bank is None else float(bank(run.theta[None]))
-                if path is not None:
-                    save_checkpoint(path, told, run)
-            bar.update()
-            loss = float(estimate.loss)
-            seconds = time.perf_counter() - began
-            yield Step(run.index, run.theta, loss, removed, run.evaluations, seconds, asked)
+    try:
+        with tqdm(total=config.steps, initial=run.index, disable=hidden, leave=False) as bar:
+            while run.index < config.steps:
+                estimate, chance = _estimate(objective, config, run)
+                if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
+                    stop("the loss is not finite")
+                if estimate.loss > WORST_LOSS:
+                    stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
+                good = run
+                after = _stepped(config, run, estimate, chance)
+                longer = _length(after.theta) / (_length(objective.token.initial) or 1.0)  # a word may start at nothing
+                if not longer <= LONGEST:
+                    stop(f"the token became {longer:.3g} times as long as it began")
+                run = after
+                if file is not None and (run.index % every == 0 or run.index == config.steps):
+                    file.save(run)
+                bar.update()
+                yield step()
+    except BaseException as stopped:
+        # a generator that nobody wants any more may be told so long after its file was thrown away
+        unwanted = isinstance(stopped, GeneratorExit) and not file.path.exists() if file else True
+        if file is not None and not unwanted and run.index != file.seen and not isinstance(stopped, OSError):
+            file.save(run)
+        if file is not None and isinstance(stopped, KeyboardInterrupt):
+            raise KeyboardInterrupt(
+                f"stopped after step {run.index}, which is kept in {checkpoint}; the same call goes on from there"
+            ) from None
+        raise
 
 
 def _begin(config: Config, theta: Tensor) -> Run:
@@ -208,20 +232,39 @@ def _begin(config: Config, theta: Tensor) -> Run:
     return Run(theta, torch.Generator().manual_seed(config.seed).get_state(), states)
 
 
+def _stepped(config: Config, run: Run, estimate: Estimate, chance: Tensor) -> Run:
+    """The run after one more step. Parts of one's own are given copies: one may well work in place."""
+    grad, removed = estimate.grad.clone(), 0.0
+    if config.subspace:
+        grad, removed = config.subspace.project(grad, run.states["subspace"])
+    theta, optimizer = config.optimizer.update(grad, run.theta.clone(), _copy(run.states["optimizer"]))
+    states = {
+        "optimizer": optimizer,
+        "subspace": renewed_state(config.subspace, theta, run.states["subspace"]),
+        "estimator": renewed_state(config.estimator, estimate.grad, run.states["estimator"]),
+    }
+    evaluations = run.evaluations + config.batch * estimate.evaluations
+    return Run(theta, chance, states, run.index + 1, evaluations, float(estimate.loss), removed)
+
+
 def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estimate, Tensor]:
     """The next estimate of a run, and the generator's state afterwards."""
     generator = torch.Generator()
     generator.set_state(run.chance)
     draws = objective.bank(config.batch, generator)
-    options: dict[str, Any] = {**run.states["estimator"]}
+    options: dict[str, Any] = {**_copy(run.states["estimator"])}
     if config.directions != "gaussian":  # an estimator of your own need not know of directions
         options["directions"] = config.directions
     with torch.inference_mode():
         estimate = config.estimator(
-            lambda c: objective.mean(c, draws), run.theta, config.n, config.mu, generator=generator, **options
+            lambda c: objective.mean(c, draws), run.theta.clone(), config.n, config.mu, generator=generator, **options
         )
     # a clone outside inference mode is an ordinary tensor again
     return replace(estimate, grad=estimate.grad.clone()), generator.get_state()
+
+
+def _copy(state: State) -> State:
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def _length(theta: Tensor) -> float:

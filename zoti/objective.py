@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoti.data import Latents, Pipeline
 from zoti.descent.timesteps import Timesteps
+from zoti.identity import Identity, described, fingerprint, sketch
 from zoti.word.tokens import ConceptToken
 
 
@@ -94,6 +95,24 @@ class DenoisingLoss:
         self.max_batch = max_batch
         for prompt in self.prompts:  # one that is too long must not wait for its turn in the middle of a run
             token.ids(prompt)
+
+    def identity(self) -> Identity:
+        """What decides the losses, by name: all that tells this objective from another.
+
+        Left out is `max_batch`, by which only rounding changes.
+        """
+        schedule, unet = self.pipe.scheduler, self.pipe.unet
+        # to four digits, for their last ones come from the version of torch
+        signal = " ".join(f"{a:.4g}" for a in schedule.alphas_cumprod[::111].tolist())
+        return {
+            "objective": described(type(self)),
+            "captions": repr(self.prompts),
+            **self.token.identity(self.prompts),
+            "timesteps": described(self.timesteps),
+            "pictures": [*sketch(self.latents.mean), *sketch(self.latents.std)],
+            "U-Net": fingerprint(unet.state_dict(), f"{unet.config.sample_size * self.pipe.vae_scale_factor} pixels"),
+            "schedule": f"{schedule.config.prediction_type} {signal}",
+        }
 
     def draw(self, generator: torch.Generator, t: Tensor | None = None) -> Draw:
         """Choose a picture, a timestep (unless t (1,) is given) and noise. All chance comes from the generator."""

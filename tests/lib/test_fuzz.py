@@ -256,7 +256,7 @@ def test_checkpoints_damaged_anywhere(objective, folder, checkpoint, data):
     with a_result_or_a_clear_error():
         steps = list(invert(objective, Config(steps=5, subspace=SubspaceGradient(3)), checkpoint=path))
         assert bad == checkpoint, "a damaged checkpoint was taken for a good one"
-        assert steps == []
+        assert [step.index for step in steps] == [5]
     assert path.read_bytes() == bad
 
 

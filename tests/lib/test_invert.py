@@ -41,6 +41,34 @@ def test_the_loop_leaves_weights_and_global_chance_alone_and_counts(pipe):
     (steps[-1].theta * torch.ones(32, requires_grad=True)).sum().backward()  # an ordinary tensor, fit for autograd
 
 
+def test_what_is_handed_out_is_the_readers_to_keep(pipe):
+    """Whatever one does to it in place, in a loop, in the bank, or in parts of one's own."""
+
+    @dataclass(frozen=True)
+    class InPlace(ZOAdam):
+        def update(self, grad, theta, state):
+            after = super().update(grad, theta, state)
+            for tensor in (grad, theta, *state.values()):
+                tensor.zero_()
+            return after
+
+    def in_place(loss_fn, theta, n, mu, *, generator):
+        estimate = rge(loss_fn, theta, n, mu, generator=generator)
+        theta.zero_()
+        return estimate
+
+    objective, bank = problem(pipe), []
+    whole = [(step.theta, step.loss) for step in invert(objective, Config(steps=6, subspace=None))]
+    config = Config(steps=6, subspace=None, optimizer=InPlace(), estimator=in_place)
+    for step, (theta, loss) in zip(
+        invert(objective, config, bank=lambda c: bank.append(c.zero_()) or 0.0, every=1), whole, strict=True
+    ):
+        assert torch.equal(step.theta, theta)
+        assert step.loss == loss
+        step.theta.div_(step.theta.norm())
+    assert len(bank) == 6
+
+
 @pytest.mark.parametrize(("estimator", "candidates"), [(rge, 3), (spsa, 4), (one_point, 3), (Guided(), 4)])
 def test_an_evaluation_is_one_candidate_on_one_draw(pipe, estimator, candidates):
     objective, rows = problem(pipe), []
@@ -163,11 +191,12 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_token_with_a_soun
     run = invert(objective, Config(steps=10), checkpoint=path, every=1)
     for _ in range(3):
         next(run)
+    sound = pipe.unet.conv_out.bias.clone()
     torch.nn.init.constant_(pipe.unet.conv_out.bias, bias)
     with pytest.raises(FloatingPointError, match=f"{told}.* at step 4; the token of step 2.*run.safetensors"):
         next(run)  # step 4 asks the token of step 3, of which nobody has seen a sound loss
     assert torch.equal(load_file(path)["theta"], healthy)
-    torch.nn.init.zeros_(pipe.unet.conv_out.bias)
+    pipe.unet.conv_out.bias.copy_(sound)
     resumed = next(invert(objective, Config(steps=10), checkpoint=path))
     assert (resumed.index, resumed.evaluations) == (3, 9)
 

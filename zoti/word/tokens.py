@@ -1,5 +1,6 @@
 """One new word: its place in a pipeline, and what the U-Net is told of it, for a batch of candidate vectors at once."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zoti.data import Pipeline
-from zoti.word.embeds import load_embeds, save_embeds
+from zoti.identity import Identity, fingerprint
+from zoti.word.embeds import load_embeds, load_facts, save_embeds
 from zoti.word.vocabulary import Vocabulary, tidy
 
 
@@ -86,11 +88,15 @@ class ConceptToken:
         self.token_ids = [v.tokenizer.convert_tokens_to_ids(self.words) for v in self.vocabularies]
 
     @classmethod
-    def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None) -> "ConceptToken":
+    def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None, strict: bool = False) -> "ConceptToken":
         """Add a learned word to a pipeline, from a file (or folder) of zoti, diffusers, kohya or a web UI.
 
         The file's vectors (k, d) become the token's `initial`. The word is called `word`, by default what the file
-        calls it, in small letters.
+        calls it, in small letters. A run's checkpoint is such a file too.
+
+        The same numbers mean something else to another model. Where the file says that it was learned on another, this
+        is a warning, for a model's fine-tunes understand its words more or less; with `strict`, and always for a
+        checkpoint, it is an error.
 
         Raises FileNotFoundError where there is no file, ValueError for one that `load_embeds` refuses, for vectors of
         another model, or where the word cannot be added. The pipeline is then as it was before.
@@ -103,6 +109,15 @@ class ConceptToken:
                 f"{path} holds vectors of {' + '.join(map(str, widths))} numbers, this model's words have "
                 f"{' + '.join(map(str, expected))}; load it into the kind of model it was learned for"
             )
+        facts, here = load_facts(path), _origin(pipe)
+        if facts.get("table", here["table"]) != here["table"]:
+            there = f"{facts.get('model')!r} (its table of words: {facts['table']})"
+            told = (
+                f"{path} was learned on {there}, this pipeline is {here['model']!r} ({here['table']}), where it means "
+            )
+            if strict or "checkpoint" in facts:
+                raise ValueError(f"{told}something else; load it into the model it was learned on")
+            warnings.warn(f"{told}something else unless one is a fine-tune of the other", stacklevel=2)
         return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1))
 
     def ids(self, prompt: str) -> Tensor:
@@ -153,8 +168,45 @@ class ConceptToken:
             v.table[torch.tensor(ids)] = part.to(v.table)
 
     def save(self, theta: Tensor, folder: str | Path) -> Path:
-        """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers and the web UIs read it."""
-        return save_embeds(Path(folder) / "learned_embeds.safetensors", self.word, self._parts(theta))
+        """Write theta (k, d) to folder/learned_embeds.safetensors, as diffusers and the web UIs read it.
+
+        With it goes which model it was learned on. An older file of the same word and model is replaced.
+
+        Raises ValueError where the file is there and anything else, or for vectors that are not finite; OSError, or the
+        kind of it that fits, where it cannot be written.
+        """
+        return save_embeds(Path(folder) / "learned_embeds.safetensors", self.word, self._parts(theta), self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What the word's files say of it: its name, its widths, the model it was learned on and that one's table."""
+        return {"word": self.word, "widths": " ".join(map(str, self.widths)), **_origin(self.pipe)}
+
+    def identity(self, prompts: list[str]) -> Identity:
+        """What decides the conditions of a candidate in these prompts, by name: all that tells this word from another.
+
+        Left out are the vectors that the word has in the model, for candidates take their place.
+        """
+        told: dict[str, Tensor] = {}
+        ids = torch.stack([self.ids(p) for p in prompts], 1)
+        for i, (v, rows, word) in enumerate(zip(self.vocabularies, ids, self.token_ids, strict=True)):
+            vectors = v.table.detach()[rows]
+            for k, token in enumerate(word):
+                vectors[rows == token] = float(k)
+            # added words are known by their vectors, for the numbers of their rows depend on which came first
+            told |= {f"{i} ids": rows.where(rows < v.tokenizer.vocab_size, -1), f"{i} vectors": vectors}
+        tables = {v.table.data_ptr() for v in self.vocabularies}
+        weights = {
+            f"{i} {name}": held
+            for i, v in enumerate(self.vocabularies)
+            for name, held in v.encoder.state_dict().items()
+            if held.data_ptr() not in tables
+        }
+        return {
+            "word": f"{self.word} of {len(self.initial)} vectors",
+            "initial vectors": fingerprint({"initial": self.initial}),
+            "vocabulary": fingerprint(told, _origin(self.pipe)["table"]),
+            "text encoder": fingerprint(weights),
+        }
 
     def _parts(self, theta: Tensor, batch: str = "") -> tuple[Tensor, ...]:
         """Theta cut into what belongs to each encoder, (..., k, width).
@@ -174,3 +226,14 @@ def _vocabularies(pipe: Pipeline) -> list[Vocabulary]:
     if second is not None:
         found.append(Vocabulary(pipe.tokenizer_2, second))
     return found
+
+
+def _origin(pipe: Pipeline) -> dict[str, str]:
+    """A pipeline's model by name, and the fingerprint of its table of words, or SDXL's two."""
+    source = str(getattr(pipe.config, "_name_or_path", None) or type(pipe).__name__)
+    return {
+        "model": Path(source).resolve().name
+        if Path(source).exists()
+        else source,  # the whole path is nobody's business
+        "table": " ".join(vocabulary.fingerprint for vocabulary in _vocabularies(pipe)),
+    }

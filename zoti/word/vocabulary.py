@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoti.identity import fingerprint
+
 
 def tidy(word: str) -> str:
     """The word as CLIP's tokenizers read it: in small letters, its accents composed, with hyphens instead of spaces.
@@ -43,6 +45,11 @@ class Vocabulary:
         """The embedding table (rows, width): one row for each token."""
         weight: Tensor = self.encoder.get_input_embeddings().weight
         return weight
+
+    @property
+    def fingerprint(self) -> str:
+        """By what one knows the model's own table again, in whatever precision, and whichever words were added."""
+        return fingerprint({"table": self.table[: self.tokenizer.vocab_size].half()})
 
     def meaning(self, text: str) -> Tensor:
         """The mean vector of the text's tokens, (1, width). Raises ValueError for an empty text."""

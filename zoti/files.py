@@ -1,0 +1,125 @@
+"""Files of a few tensors, written whole or not at all, and sealed: safetensors has no checksum of its own."""
+
+import errno
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from zoti.identity import fingerprint
+
+_TROUBLES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EACCES: "you may not write there",
+    errno.EPERM: "you may not write there",
+    errno.EROFS: "what is there can only be read",
+    errno.EISDIR: "a folder has that name",
+    errno.EEXIST: "a file stands where a folder should",
+    errno.ENOTDIR: "a file stands where a folder should",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+class Damaged(ValueError):
+    """A file has a seal that does not match what is in it.
+
+    >>> issubclass(Damaged, ValueError)
+    True
+    """
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Path:
+    """Write tensors, and facts about them as metadata, to a safetensors file; returns its path.
+
+    Whatever interrupts it, the old file or the new one is there and whole: the new one is written beside the old one,
+    flushed to the disk, and takes its place in one move. Missing folders are made, a link stays one, and who may read
+    the file is for the umask to say. With the facts goes a seal, the fingerprint of all that is in the file.
+
+    Raises OSError, or the kind of it that fits, which says what stands in the way.
+
+    >>> import torch
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = write_tensors(Path(folder) / "new" / "a.safetensors", {"a": torch.ones(2)}, {"of": "mine"})
+    ...     tensors, facts = read_tensors(path)
+    ...     [file.name for file in path.parent.iterdir()], tensors, facts["of"]
+    (['a.safetensors'], {'a': tensor([1., 1.])}, 'mine')
+    """
+    # two may share their memory, which the format forbids
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = save(held, {**facts, "seal": _seal(held, facts)})
+    try:
+        target = Path(os.path.realpath(path))
+        draft = target.with_name(f".{uuid.uuid4().hex}.part")  # another process may write to the same file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError is for names that no file can have
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        trouble = _TROUBLES.get(getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or error)
+        raise kind(
+            f"{path} cannot be written: {trouble}. Choose another place; whatever is there is as it was"
+        ) from error
+    return path
+
+
+def header(path: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of the tensors in a safetensors file, and its facts; the tensors themselves are not read.
+
+    Raises ValueError for a file that cannot be read.
+
+    >>> import torch
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     names, facts = header(write_tensors(Path(folder) / "a", {"a": torch.ones(2)}, {"of": "mine"}))
+    >>> names, sorted(facts)
+    (['a'], ['of', 'seal'])
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return sorted(file.keys()), dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its facts.
+
+    Raises ValueError for a file that cannot be read, and `Damaged`, a kind of it, where it has a seal that is wrong.
+
+    >>> import torch
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = write_tensors(Path(folder) / "a", {"a": torch.ones(2)}, {"of": "mine"})
+    ...     _ = path.write_bytes(path.read_bytes().replace(b"mine", b"hers"))
+    ...     read_tensors(path)
+    Traceback (most recent call last):
+    zoti.files.Damaged: ... is damaged: ...
+    """
+    names, facts = header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except (SafetensorError, OSError, AttributeError, RuntimeError) as error:  # of types that torch has not, say
+        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    if "seal" in facts and facts.pop("seal") != _seal(tensors, facts):
+        raise Damaged(f"{path} is damaged: what is in it does not fit its seal")
+    return tensors, facts
+
+
+def _seal(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    return fingerprint(tensors, repr(sorted(facts.items())))
