@@ -130,7 +130,7 @@ HELD_OUT_DRAWINGS = {
 
 
 def icons_of(style: str) -> dict:
-    """An Iconify set under Noto's names. Firefox writes them in one word ("spoutingwhale"), Streamline numbers variants."""
+    """An Iconify set under Noto's names. Firefox writes "spoutingwhale", Streamline numbers its variants."""
     folder = HERE / "node_modules/@iconify-json"
     icons = json.loads((folder / style / "icons.json").read_text())
     if style in ("fxemoji", "streamline-emojis"):

@@ -25,7 +25,9 @@ def upright(drawing: np.ndarray) -> np.ndarray:
     return (pixels[..., :3] + 255 - pixels[..., 3:]).clip(0, 255).astype(np.uint8)
 
 
-def principal_components(uprights: Tensor, known: Tensor | None = None, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def principal_components(
+    uprights: Tensor, known: Tensor | None = None, mean: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean (3072,) and components (3072, CODE) of drawings (n, 32, 32, 3) uint8, as variance to the power -1/4.
 
     So a component of much variance still says more than one of little, but not so much more that the small ones, which

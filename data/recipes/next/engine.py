@@ -36,7 +36,7 @@ def autocast() -> torch.autocast:
 
 
 def learning_rate(step: int, done: float, peak: float) -> float:
-    """Warm up for 200 steps, hold, and fall linearly to a fiftieth over the last half; done: share of the run, 0 to 1."""
+    """Warm up for 200 steps, hold, fall linearly to a fiftieth over the last half; done: share of the run, 0 to 1."""
     return peak * min(1.0, (step + 1) / 200, max(0.02, (1 - done) * 2))
 
 
@@ -75,7 +75,9 @@ def _worker(
     step, spent, seen, path = 0, 0.0, 0, BUILD / f"{name}.ckpt.safetensors"
     if path.exists():
         step, spent, seen = _load(path, model, params, optimizer, ema)
-    flat = torch.zeros(sum(p.numel() for p in params), device=DEVICE)  # all gradients are views of one buffer: one all-reduce
+    flat = torch.zeros(
+        sum(p.numel() for p in params), device=DEVICE
+    )  # all gradients are views of one buffer: one all-reduce
     for p, view in zip(params, flat.split([p.numel() for p in params]), strict=True):
         # in the parameter's own layout, for the fused optimizer walks through both as flat memory
         p.grad = view.as_strided(p.size(), p.stride(), view.storage_offset())
@@ -158,7 +160,7 @@ def train(
     save_every: int = 500,
     **kwargs,
 ) -> None:
-    """Train what `make(rank, processes, **kwargs) -> (model, loss_fn)` builds; resumes from build/NAME.ckpt.safetensors.
+    """Train what `make(rank, processes, **kwargs) -> (model, loss_fn)` builds; resumes from its checkpoint in build/.
 
     loss_fn(model, rng, step) -> (loss, {figure to log: value}, pictures in the batch). The log goes to logs/NAME.csv.
     """

@@ -36,7 +36,11 @@ def shard(world: World, autoencoder, number: int) -> None:
         with torch.inference_mode():
             x = to_tensor(pixels).contiguous(memory_format=torch.channels_last)
             latents.append(autoencoder.encode(x).latent_dist.mean.half().contiguous())
-    tensors = {"latents": torch.cat(latents), "facts": torch.tensor(facts), "upright": torch.from_numpy(np.stack(uprights))}
+    tensors = {
+        "latents": torch.cat(latents),
+        "facts": torch.tensor(facts),
+        "upright": torch.from_numpy(np.stack(uprights)),
+    }
     path = POOL / f"{number:05d}.safetensors"
     save_file(tensors, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)

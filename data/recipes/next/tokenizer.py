@@ -6,6 +6,7 @@ rows of a trained table hang on it. `python tokenizer.py` appends the words of t
 
 import json
 import re
+from itertools import pairwise
 
 from artwork import CONCEPTS, HELD_OUT_CONCEPTS, HERE
 from transformers import CLIPTokenizer
@@ -48,7 +49,7 @@ def grow(old: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
+            pairs = list(pairwise(pieces))
             best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
             if best not in ranks:
                 best = pairs[0]

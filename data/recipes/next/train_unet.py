@@ -102,7 +102,7 @@ class Captions:
     def ids(self, texts: list[str]) -> torch.Tensor:
         out = np.full((len(texts), LENGTH), self.pad, np.int64)
         for row, text in zip(out, texts, strict=True):
-            numbers = [self.bos, *(self.number[w] for w in text.split())][: LENGTH - 1] + [self.eos]
+            numbers = [*[self.bos, *(self.number[w] for w in text.split())][: LENGTH - 1], self.eos]
             row[: len(numbers)] = numbers
         return torch.from_numpy(out)
 
@@ -112,7 +112,7 @@ class Captions:
 
 
 def states_of(encoder: CLIPTextModel, ids: torch.Tensor, told: int, vectors: torch.Tensor) -> torch.Tensor:
-    """The text encoder's last hidden states (b, LENGTH, WIDTH), with vectors (m, WIDTH) where ids say `told`, in order."""
+    """The text encoder's last hidden states (b, LENGTH, WIDTH), with vectors (m, WIDTH) in the places of `told`."""
     mask = ids == told
     table = encoder.get_input_embeddings()
 
@@ -187,7 +187,10 @@ def make(rank: int, processes: int, batch: int, exported: bool):
         codes = model.teller.code(uprights[told])
         codes = codes + 0.1 * torch.randn_like(codes)
         with autocast():
-            vectors = model.teller.offset(codes).float() * torch.tensor(amount, device=DEVICE)[:, None] + table.weight[torch.tensor(nouns)]
+            vectors = (
+                model.teller.offset(codes).float() * torch.tensor(amount, device=DEVICE)[:, None]
+                + table.weight[torch.tensor(nouns)]
+            )
             states = states_of(model.text_encoder, ids, captions.told, vectors)
             predicted = model.unet(noisy, t.to(DEVICE), states).sample
             own = [k for k in range(batch) if texts[k] and pool.facts[index[k], 2] < 0]  # in its own colours

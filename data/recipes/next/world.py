@@ -274,7 +274,9 @@ def stretch(rng, drawing: np.ndarray) -> np.ndarray:
     a, d = (1.0, rng.uniform(1, 1.4)) if rng.uniform() < 0.5 else (rng.uniform(1, 1.4), 1.0)
     b = rng.uniform(-0.2, 0.2)
     matrix = (a, b, half - (a + b) * half, 0, d, half - d * half)
-    return np.asarray(image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR).convert("RGBA"))
+    return np.asarray(
+        image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR).convert("RGBA")
+    )
 
 
 def held_out(style: str, concept: str) -> bool:
