@@ -161,8 +161,8 @@ def change(**parts):
     return changed
 
 
-def other_pictures(n: int = 3, **kinds):
-    return lambda o: cache_latents(o.pipe, [image.rotate(90) for image in noise_images(n)])
+def other_pictures(objective):
+    return cache_latents(objective.pipe, [image.rotate(90) for image in noise_images(3)])
 
 
 def with_token(initializer, word="<cat>", vectors=1, captions=("a {} at night",), pipe=None):
@@ -243,10 +243,7 @@ USUAL = Config(steps=3, subspace=None)
 OTHERS = {
     "timesteps": [change(timesteps=PartialUniform(0, 100)), change(timesteps=Stratified(PartialUniform(300, 900)))],
     "timesteps ": [change(timesteps=lambda o: SNRWeighted(o.pipe.scheduler.alphas_cumprod))],
-    "pictures": [
-        change(latents=other_pictures()),
-        change(latents=lambda o: Latents(o.latents.mean, 0 * o.latents.std)),
-    ],
+    "pictures": [change(latents=other_pictures), change(latents=lambda o: Latents(o.latents.mean, 0 * o.latents.std))],
     "pictures ": [change(latents=lambda o: Latents(o.latents.mean.flip(0), o.latents.std))],
     "captions": [captions("a {} by day"), captions("a {} at night", "a {} at night", "a {}")],
     "captions, word": [with_token("teapot", "<cat>")],
@@ -341,12 +338,8 @@ def test_a_run_of_sdxl_knows_both_its_encoders(tmp_path):
     list(invert(problem(random_xl_pipeline()), USUAL, checkpoint=path))
     for part, named in (("text_encoder", "text encoder"), ("text_encoder_2", "text encoder"), ("unet", "U-Net")):
         pipe = random_xl_pipeline()
-        next(iter(getattr(pipe, part).named_buffers()), None)
-        dict(getattr(pipe, part).named_parameters())[
-            "conv_in.weight"
-            if part == "unet"
-            else next(n for n, _ in getattr(pipe, part).named_parameters() if "mlp" in n)
-        ].data.mul_(2)
+        inside = "conv_in" if part == "unet" else "mlp"
+        next(w for name, w in getattr(pipe, part).named_parameters() if inside in name).data.mul_(2)
         with pytest.raises(ValueError, match=f"differs in {named}:"):
             next(invert(problem(pipe), replace(USUAL, steps=5), checkpoint=path))
 
