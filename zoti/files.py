@@ -1,13 +1,14 @@
 """Files of a few tensors, written whole or not at all, and sealed: safetensors has no checksum of its own."""
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from zoti.identity import fingerprint
@@ -109,13 +110,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Traceback (most recent call last):
     zoti.files.Damaged: ... is damaged: ...
     """
-    names, facts = header(path)
     try:
-        with safe_open(path, "pt") as file:
-            # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
-            tensors = {name: file.get_tensor(name).clone() for name in names}
-    except (SafetensorError, OSError, AttributeError, RuntimeError) as error:  # of types that torch has not, say
+        # all bytes at once, for another process may replace the file at any moment, and safe_open opens it twice
+        data = path.read_bytes()
+        # copied to where torch would have put them: on some processors BLAS rounds by a tensor's alignment
+        tensors = {name: tensor.clone() for name, tensor in sorted(load(data).items())}
+        told = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format's header, after its length
+    # KeyError, AttributeError and RuntimeError: of types that torch has not, say
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    facts = dict(told.get("__metadata__") or {})
     if "seal" in facts and facts.pop("seal") != _seal(tensors, facts):
         raise Damaged(f"{path} is damaged: what is in it does not fit its seal")
     return tensors, facts

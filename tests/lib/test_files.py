@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -165,3 +166,27 @@ def test_an_interruption_in_the_middle_leaves_the_older_file_whole_and_nothing_e
         write_tensors(path, {"a": randn(2)}, {})
     assert torch.equal(read_tensors(path)[0]["a"], TENSORS["a"])
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_replaced_while_it_is_read_is_not_called_damaged(tmp_path):
+    """Another process may put a newer one in its place at any moment; what is read is one of them, whole."""
+    path = write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {"of": "1"})
+    done = threading.Event()
+
+    def replacing():
+        size = 1
+        while not done.is_set():
+            size = size % 40 + 1
+            write_tensors(path, {"a": torch.zeros(size)}, {"of": str(size)})
+
+    writer = threading.Thread(target=replacing)
+    writer.start()
+    try:
+        sizes = set()
+        while len(sizes) < 40:
+            tensors, facts = read_tensors(path)
+            assert len(tensors["a"]) == int(facts["of"])
+            sizes.add(facts["of"])
+    finally:
+        done.set()
+        writer.join()
