@@ -190,3 +190,26 @@ def test_a_file_replaced_while_it_is_read_is_not_called_damaged(tmp_path):
     finally:
         done.set()
         writer.join()
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new(tmp_path):
+    path, stop = tmp_path / "a", threading.Event()
+    drafts = [write_tensors(tmp_path / f"{n}", {"a": torch.ones(n)}, {"n": f"{n}"}).read_bytes() for n in (1, 2000)]
+    path.write_bytes(drafts[0])
+
+    def replace():
+        while not stop.is_set():
+            for draft in drafts:
+                (tmp_path / "draft").write_bytes(draft)
+                (tmp_path / "draft").replace(path)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        seen = {header(path)[1]["n"] for _ in range(2000)}
+        tensors = [read_tensors(path) for _ in range(500)]
+    finally:
+        stop.set()
+        thread.join()
+    assert seen == {"1", "2000"}
+    assert all(len(held["a"]) == int(facts["n"]) for held, facts in tensors)
