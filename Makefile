@@ -6,9 +6,6 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-# The constraints were frozen on Python 3.11; some of those releases no longer run on 3.10, where pip then chooses.
-CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c .ci/constraints.txt' if sys.version_info >= (3, 11) else '')")
-
 .PHONY: book chapter test serve clean
 
 book: $(STAMP)
@@ -31,13 +28,13 @@ clean:
 $(STAMP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || \
 	    { echo "Python's venv module is missing: sudo apt install python3-venv"; exit 1; }
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "zoti needs Python 3.10 or newer"; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "zoti needs Python 3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 	    echo "no GPU: asking for the CPU build of torch"; \
 	    $(BIN)/pip install -q --retries 0 --timeout 8 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 2>/dev/null \
 	    || echo "PyTorch's CPU index is out of reach: taking torch from PyPI"; \
 	fi
-	$(BIN)/pip install -q torch==2.13.0 $(CONSTRAINTS)
-	$(BIN)/pip install -q -e ".[book,test,dev]" $(CONSTRAINTS)
+	$(BIN)/pip install -q torch==2.13.0 -c .ci/constraints.txt
+	$(BIN)/pip install -q -e ".[book,test,dev]" -c .ci/constraints.txt
 	@touch $@

@@ -14,13 +14,25 @@ NAMED = re.findall(r"(?:file|root): *(\S+)", (ROOT / "_toc.yml").read_text())
 NOTEBOOKS = [path for name in NAMED if (path := ROOT / f"{name}.ipynb").exists()]
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d-", path.name)]  # appendices are free in form
 
-# The setup cell is the same in every chapter up to this line; after it come the chapter's own imports.
-SETUP = """\
+# The first code cell is the same in every notebook, but for the address that the build fills in; a page leaves it out.
+# What it does is tested in test_first_cell.py.
+INSTALL = """\
+REPOSITORY = ""  # the build writes here where this book's library is to be had
 try:
-    import zoti
-except ModuleNotFoundError:  # on Colab, say
-    %pip install -q git+https://github.com/zoti-book/zoti
-"""
+    import zoti.page
+except ImportError:  # not installed, on Colab say; or something else bears its name
+    import sys
+    sys.modules.pop("zoti", None)
+    if REPOSITORY:
+        %pip install -q git+{REPOSITORY}
+    try:
+        import zoti.page
+    except ImportError as error:
+        where = f"git+{REPOSITORY}" if REPOSITORY else "-e . (in the book's folder)"
+        raise ImportError(
+            f"zoti is needed here, and cannot be imported: {error}. In a terminal, "
+            f"pip install {where}; then restart the kernel. No other file or folder "
+            "beside this notebook may be called zoti.") from error"""
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 by_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -87,12 +99,28 @@ def test_opens_as_a_promise(path):
     assert len(re.findall(r"^# ", re.sub(r"```.*?```", "", prose(path), flags=re.S), flags=re.M)) == 1
 
 
+@by_name
+def test_the_first_cell_brings_the_library_where_it_is_not(path):
+    install = [cell for cell in cells(path, "code") if "install" in tags(cell)]
+    assert [cell.source for cell in install] == [INSTALL]
+    assert install == cells(path, "code")[:1], "it comes first"
+    assert "remove-cell" in tags(install[0]), "it has nothing to tell a reader of the page"
+
+
+@by_name
+def test_a_chapter_runs_on_whatever_device_there_is(path):
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+            named = isinstance(node, ast.Constant) and re.match(r"(cpu|cuda|mps|xpu)(:\d+)?$", str(node.value))
+            moved = isinstance(node, ast.Attribute) and node.attr in ("cuda", "mps", "xpu")
+            assert not named and not moved, f"a device by name: {ast.unparse(node)}; ask pipe.device"
+
+
 @by_chapter
 def test_setup_is_one_folded_cell(path):
     (setup,) = [cell for cell in cells(path, "code") if "setup" in tags(cell)]
-    assert setup is not None and setup.source == cells(path, "code")[0].source, "setup comes first"
+    assert setup == cells(path, "code")[1], "setup comes next"
     assert "hide-input" in tags(setup)
-    assert setup.source.startswith(SETUP)
     assert "style()" in setup.source
 
 
@@ -100,7 +128,7 @@ def test_setup_is_one_folded_cell(path):
 def test_nothing_else_hides_but_solutions(path):
     for cell in cells(path, "code"):
         folded = {tag for tag in tags(cell) if tag.startswith(("hide-", "remove-"))}
-        assert not folded or "setup" in tags(cell), f"hidden: {cell.source[:60]}"
+        assert not folded or tags(cell) & {"install", "setup"}, f"hidden: {cell.source[:60]}"
 
 
 @by_chapter

@@ -1,18 +1,13 @@
 """What zoti needs is said in pyproject.toml; every other list of packages must agree with it."""
 
 import re
-import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,6 +28,17 @@ def test_conda_environment_installs_the_project():
     (line,) = pip  # the project and its extras, nothing of its own
     extras = re.fullmatch(r"-e \.\[(.+)\]", line)[1].split(",")
     assert set(extras) == {"book", "test"} <= set(EXTRAS)
+
+
+def test_everyone_names_the_same_python():
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert (
+        tools["mypy"]["python_version"] == oldest and tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    )
+    for name in ("README.md", "Makefile", "book/index.ipynb"):
+        assert set(re.findall(r"Python (\d\.\d+) or newer", (ROOT / name).read_text())) == {oldest}, name
+    assert f"sys.version_info < ({oldest.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda r: r.name)
@@ -57,6 +63,3 @@ def test_everyone_names_the_same_repository():
     url = PROJECT["urls"]["Source"]
     assert yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"] == url
     assert url in (ROOT / "CITATION.cff").read_text()
-    for chapter in (ROOT / "book").glob("*.ipynb"):
-        for other in re.findall(r"git\+(https://[^\s\"\\]+)", chapter.read_text()):
-            assert other == url, chapter.name
