@@ -49,10 +49,15 @@ class ConceptToken:
     768 + 1280, the first encoder's part first.
 
     `encode` asks the text encoder for candidates without writing to the model; `write` makes one of them the word's
-    vectors, and `save` writes them to a file.
+    vectors, and `save` writes them to a file. The word is looked up in the pipeline whenever it is used: others may
+    come and go.
 
-    Raises ValueError where the word is in the vocabulary, overlaps an added word or has capitals or spaces, where the
-    initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was before.
+    replace: take the word out first, with all its vectors, where it is there already, as when a notebook's cell runs
+    twice.
+
+    Raises ValueError where the word is in the vocabulary, overlaps an added word, lacks brackets (<pot>) or has
+    capitals or spaces, where the initializer is empty or does not fit, or vectors < 1. The pipeline is then as it was
+    before.
 
     >>> from zoti import load_pipeline
     >>> token = ConceptToken(load_pipeline(), "<pot>", "teapot", vectors=2)
@@ -64,10 +69,12 @@ class ConceptToken:
     >>> token.write(theta[0])  # from now on the pipeline itself can paint a <pot>
     """
 
-    def __init__(self, pipe: Pipeline, word: str, initializer: str | Tensor, vectors: int = 1) -> None:
+    def __init__(
+        self, pipe: Pipeline, word: str, initializer: str | Tensor, vectors: int = 1, replace: bool = False
+    ) -> None:
         if vectors < 1:
             raise ValueError(f"vectors = {vectors}: a word needs at least one vector")
-        self.pipe, self.word, self.vocabularies = pipe, word, _vocabularies(pipe)
+        self.pipe, self.word = pipe, word
         self.widths = [v.table.shape[1] for v in self.vocabularies]
         if isinstance(initializer, str):
             start = torch.cat([v.meaning(initializer) for v in self.vocabularies], -1).repeat(vectors, 1)
@@ -77,22 +84,48 @@ class ConceptToken:
             widths = " + ".join(map(str, self.widths))
             raise ValueError(f"vectors of shape {tuple(start.shape)} do not fit; this model takes (k, {widths})")
         self.initial = start  # (k, d)
-        # diffusers' convention: a word of several vectors is written <word> <word>_1 <word>_2 ...
         self.words = [word, *(f"{word}_{i}" for i in range(1, len(start)))]
-        for v in self.vocabularies:
-            v.check(self.words)
+        old = [v.vectors(word) if replace else {} for v in self.vocabularies]
+        for v, gone in zip(self.vocabularies, old, strict=True):
+            v.check(self.words, gone.keys())
         # the input is right; all that may still fail, for want of memory, comes before the first change
-        tables = [v.grown(part) for v, part in zip(self.vocabularies, self._parts(start), strict=True)]
-        for v, table in zip(self.vocabularies, tables, strict=True):
-            v.add(self.words, table)
-        self.token_ids = [v.tokenizer.convert_tokens_to_ids(self.words) for v in self.vocabularies]
+        parts = self._parts(start)
+        tables = [v.grown(part, gone.values()) for v, part, gone in zip(self.vocabularies, parts, old, strict=True)]
+        for v, table, gone in zip(self.vocabularies, tables, old, strict=True):
+            v.add(self.words, table, gone.values())
+
+    @property
+    def vocabularies(self) -> list[Vocabulary]:
+        """The pipeline's tokenizers with their encoders: Stable Diffusion's one, or SDXL's two."""
+        return _vocabularies(self.pipe)
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        """The ids of the word's k tokens in each of the vocabularies.
+
+        Raises ValueError where the word is no longer there with just these tokens.
+        """
+        found = []
+        for vocabulary in self.vocabularies:
+            there = vocabulary.vectors(self.word)
+            if there.keys() != set(self.words):
+                now = f"has {len(there)} vectors now, not {len(self.words)}" if there else "is no longer there"
+                raise ValueError(
+                    f"{self.word!r} {now}: it was taken out of this pipeline, or made anew; use the new "
+                    "ConceptToken, or make another with replace=True"
+                )
+            found.append([there[word] for word in self.words])
+        return found
 
     @classmethod
-    def load(cls, pipe: Pipeline, path: str | Path, word: str | None = None, strict: bool = False) -> "ConceptToken":
+    def load(
+        cls, pipe: Pipeline, path: str | Path, word: str | None = None, strict: bool = False, replace: bool = False
+    ) -> "ConceptToken":
         """Add a learned word to a pipeline, from a file (or folder) of zoti, diffusers, kohya or a web UI.
 
         The file's vectors (k, d) become the token's `initial`. The word is called `word`, by default what the file
-        calls it, in small letters. A run's checkpoint is such a file too.
+        calls it, in small letters and in brackets; replace: even where there is one already (see `ConceptToken`). A
+        run's checkpoint is such a file too.
 
         The same numbers mean something else to another model. Where the file says that it was learned on another, this
         is a warning, for a model's fine-tunes understand its words more or less; with `strict`, and always for a
@@ -118,7 +151,7 @@ class ConceptToken:
             if strict or "checkpoint" in facts:
                 raise ValueError(f"{told}something else; load it into the model it was learned on")
             warnings.warn(f"{told}something else unless one is a fine-tune of the other", stacklevel=2)
-        return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1))
+        return cls(pipe, tidy(name) if word is None else word, torch.cat(parts, -1), replace=replace)
 
     def ids(self, prompt: str) -> Tensor:
         """Token ids (encoders, L) of a prompt, in which the word stands with all its k tokens, as the pipeline has it.

@@ -1,6 +1,9 @@
 """A tokenizer with its text encoder: which words may be added to them, and how a prompt is read with new vectors."""
 
+import json
+import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +14,18 @@ from zoti.identity import fingerprint
 
 
 def tidy(word: str) -> str:
-    """The word as CLIP's tokenizers read it: in small letters, its accents composed, with hyphens instead of spaces.
+    """The word as a tokenizer can know it from all others: in small letters, with hyphens for spaces, in brackets.
 
-    >>> tidy("My Teapot")
-    'my-teapot'
+    CLIP's tokenizers read text in small letters, its accents composed. And they look for added words first, inside of
+    other words too: an "ella" would take "umbrella" apart. No text has <ella>, [ella] or {ella} by accident.
+
+    >>> tidy("My Teapot"), tidy("[mug]")
+    ('<my-teapot>', '[mug]')
     """
-    return unicodedata.normalize("NFC", "-".join(word.split()).lower())
+    read = unicodedata.normalize("NFC", "-".join(word.split()).lower())
+    if re.fullmatch(r"<[^<>]+>|\[[^\[\]]+\]|{[^{}]+}", read):
+        return read
+    return f"<{re.sub(r'[<>]', '', read) or 'my-word'}>"
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Vocabulary:
     32
     >>> vocabulary.check(["teapot"])
     Traceback (most recent call last):
-    ValueError: 'teapot' is already in the vocabulary; choose another word, ...
+    ValueError: 'teapot' cannot be told from other words...; write '<teapot>'
     """
 
     #: a CLIPTokenizer
@@ -58,39 +67,61 @@ class Vocabulary:
             raise ValueError("the initializer is empty; give a word the model knows, such as 'teapot'")
         return self.table.detach()[torch.tensor(ids)].float().mean(0, keepdim=True)
 
-    def check(self, words: list[str]) -> None:
-        """Raise ValueError if the tokenizer could not tell these words, once added, from each other or from text."""
+    def vectors(self, word: str) -> dict[str, int]:
+        """The tokens that a word was added as, one for each of its vectors, with their ids; none for an unknown word.
+
+        By diffusers' convention a word of several vectors is <word> <word>_1 <word>_2 ...
+        """
+        parts, special = re.compile(re.escape(word) + r"(_\d+)?"), self.tokenizer.all_special_tokens
+        added = self.tokenizer.get_added_vocab()
+        return {token: at for token, at in added.items() if parts.fullmatch(token) and token not in special}
+
+    def check(self, words: list[str], gone: Collection[str] = ()) -> None:
+        """Raise ValueError if the tokenizer could not tell these words, once added, from each other or from text.
+
+        gone: words that will be taken out before.
+        """
         first = words[0]
-        if not first or first != tidy(first):
-            name = tidy(first) or "<my-word>"
-            raise ValueError(f"{first!r} would not be read as one word: no capitals, no spaces; write {name!r}")
-        other = f"choose another word, such as <my-{first.strip('<>')}>"
+        if first != tidy(first):
+            raise ValueError(
+                f"{first!r} cannot be told from other words and the letters inside of them: a word needs brackets, no "
+                f"capitals, no spaces; write {tidy(first)!r}"
+            )
+        other = f"choose another word, such as {first[0]}my-{first[1:]}"
         known = self.tokenizer.get_vocab()
         special = set(self.tokenizer.all_special_tokens)
+        for token in sorted(self.vectors(first).keys() - gone):
+            raise ValueError(f"{token!r} is already in the vocabulary; say replace=True to make it anew, or {other}")
         for word in words:
-            if word in known or len(self.tokenizer.tokenize(word)) == 1:
+            if word not in gone and (word in known or len(self.tokenizer.tokenize(word)) == 1):
                 raise ValueError(f"{word!r} is already in the vocabulary; {other}")
-            for added in self.tokenizer.get_added_vocab():
+            for added in self.tokenizer.get_added_vocab().keys() - gone:
                 # in a prompt, pipelines replace a word of several vectors wherever its letters stand, and see
                 # <new>_1 as the second vector of <new>
                 if added in word or (word in added and added not in special):
                     raise ValueError(f"{word!r} overlaps {added!r}, which this pipeline has already; {other}")
 
-    def grown(self, vectors: Tensor) -> nn.Embedding:
-        """A copy of the table with vectors (k, width) as the rows of the k words that will be added next."""
+    def grown(self, vectors: Tensor, gone: Collection[int] = ()) -> nn.Embedding:
+        """A copy of the table with vectors (k, width) as the rows of the k words that will be added next.
+
+        gone: the ids of words that will be taken out before, whose rows the copy lacks.
+        """
         old = self.table.detach()
-        first = len(self.tokenizer)  # the next word's row
+        first = len(self.tokenizer) - len(gone)  # the next word's row
+        kept = [row for row in range(len(old)) if row not in gone]
         rows = old.new_zeros(max(len(old), first + len(vectors)), old.shape[1])
-        rows[: len(old)] = old
+        rows[: len(kept)] = old[kept]
         rows[first : first + len(vectors)] = vectors.to(old)
         freeze = not self.table.requires_grad
         table: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze)
         return table
 
-    def add(self, words: list[str], table: nn.Embedding) -> None:
+    def add(self, words: list[str], table: nn.Embedding, gone: Collection[int] = ()) -> None:
         """Put a `grown` table into the encoder, and these words, whose vectors its new rows are, into the tokenizer."""
         self.encoder.set_input_embeddings(table)
         self.encoder.config.vocab_size = table.num_embeddings
+        if gone:
+            _forget(self.tokenizer, gone)
         self.tokenizer.add_tokens(words)
 
     def ids(self, text: str) -> list[int]:
@@ -125,3 +156,26 @@ class Vocabulary:
             return self.encoder(ids.repeat(len(theta), 1), **options)
         finally:
             handle.remove()
+
+
+def _forget(tokenizer: Any, gone: Collection[int]) -> None:
+    """Take added words out of a tokenizer, by their ids; those after them move up, as their rows do in `grown`.
+
+    transformers has no call for it, and diffusers' `unload_textual_inversion` gives ids twice where the tokenizer is
+    one of transformers 4 and a word in the middle goes.
+    """
+
+    def moved(at: int) -> int:
+        return at - sum(other < at for other in gone)
+
+    if hasattr(tokenizer, "_tokenizer"):
+        told = json.loads(tokenizer._tokenizer.to_str())
+        kept = [token for token in told["added_tokens"] if token["id"] not in gone]
+        told["added_tokens"] = [token | {"id": moved(token["id"])} for token in kept]
+        tokenizer._tokenizer = type(tokenizer._tokenizer).from_str(json.dumps(told))
+    else:  # transformers 4 in plain Python
+        words = {moved(at): word for at, word in tokenizer._added_tokens_decoder.items() if at not in gone}
+        tokenizer._added_tokens_decoder = words
+        tokenizer._added_tokens_encoder = {word.content: at for at, word in words.items()}
+        for update in ("_update_trie", "_update_total_vocab_size"):  # not every version has both
+            getattr(tokenizer, update, lambda: None)()

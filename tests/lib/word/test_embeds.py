@@ -54,20 +54,20 @@ def test_what_is_written_has_the_keys_and_shapes_that_web_uis_look_for(any_pipe,
 FORMS = {
     "diffusers, one vector": ({"<cat-toy>": randn(32)}, "<cat-toy>", 1),
     "diffusers, three": ({"<cat-toy>": randn(3, 32)}, "<cat-toy>", 3),
-    "kohya": ({"emb_params": randn(2, 32)}, "my-file", 2),
-    "kohya, half": ({"emb_params": randn(2, 32).half()}, "my-file", 2),
-    "AUTOMATIC1111, converted": ({"*": randn(1, 32).bfloat16()}, "my-file", 1),
-    "capitals": ({"EasyNegative": randn(1, 32)}, "easynegative", 1),
-    "beside a step count": ({"emb_params": randn(2, 32), "step": torch.tensor(500)}, "my-file", 2),
+    "kohya": ({"emb_params": randn(2, 32)}, "<my-file>", 2),
+    "kohya, half": ({"emb_params": randn(2, 32).half()}, "<my-file>", 2),
+    "AUTOMATIC1111, converted": ({"*": randn(1, 32).bfloat16()}, "<my-file>", 1),
+    "capitals": ({"EasyNegative": randn(1, 32)}, "<easynegative>", 1),
+    "beside a step count": ({"emb_params": randn(2, 32), "step": torch.tensor(500)}, "<my-file>", 2),
     "beside two numbers": (
         {"<cat-toy>": randn(32), "step": torch.tensor([500]), "loss": torch.ones(1)},
         "<cat-toy>",
         1,
     ),
-    "AUTOMATIC1111, flattened": ({"string_to_param.*": randn(2, 32), "step": torch.ones(1)}, "my-file", 2),
-    "one encoder by its name": ({"clip_l": randn(1, 32)}, "my-file", 1),
-    "bundled with a LoRA": ({"bundle_emb.v.1 pot.emb_params": randn(2, 32), "lora_up": randn(2, 2)}, "v.1-pot", 2),
-    "bundled, AUTOMATIC1111": ({"bundle_emb.pot7.string_to_param.*": randn(1, 32)}, "pot7", 1),
+    "AUTOMATIC1111, flattened": ({"string_to_param.*": randn(2, 32), "step": torch.ones(1)}, "<my-file>", 2),
+    "one encoder by its name": ({"clip_l": randn(1, 32)}, "<my-file>", 1),
+    "bundled with a LoRA": ({"bundle_emb.v.1 pot.emb_params": randn(2, 32), "lora_up": randn(2, 2)}, "<v.1-pot>", 2),
+    "bundled, AUTOMATIC1111": ({"bundle_emb.pot7.string_to_param.*": randn(1, 32)}, "<pot7>", 1),
 }
 
 
@@ -95,7 +95,7 @@ def test_files_of_others_load(pipe, form, tmp_path):
 def test_sdxls_words_in_one_file_load_under_its_name(xl, tmp_path, keys, more):
     save_file({keys[1]: randn(2, 48), keys[0]: randn(2, 32, seed=1), **more}, tmp_path / "teddy.safetensors")
     token = ConceptToken.load(xl, tmp_path / "teddy.safetensors")
-    assert token.words == ["teddy", "teddy_1"]
+    assert token.words == ["<teddy>", "<teddy>_1"]
     assert torch.equal(token.initial, torch.cat([randn(2, 32, seed=1), randn(2, 48)], 1))
 
 
@@ -128,8 +128,8 @@ BAD = {
     "several words (clip_g_out, clip_l_out), or what is no word": {"clip_l_out": randn(32), "clip_g_out": randn(48)},
     "several words (a, b)": {"bundle_emb.a.emb_params": randn(32), "bundle_emb.b.emb_params": randn(32)},
     "several words (0, 1, 10, 11, ...)": {str(i): randn(32) for i in range(30)},
-    "'night' is already in the vocabulary": {"night": randn(32)},
-    "'<old>_1' is already": {"<old>_1": randn(32)},
+    "'<old>' is already in the vocabulary; say replace=True": {"<old>": randn(32)},
+    "overlaps '<old>'": {"[<old>]": randn(32)},
 }
 
 

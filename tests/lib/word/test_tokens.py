@@ -1,10 +1,23 @@
 """A word in a pipeline: encoded as if it were written there, for one encoder and for two."""
 
+import copy
+
 import pytest
 import torch
 
-from tests.helpers import contents, generator, randn, random_xl_pipeline, same, stock_states, twin, width
-from zoti import ConceptToken
+from tests.helpers import (
+    contents,
+    generator,
+    pairs,
+    problem,
+    randn,
+    random_xl_pipeline,
+    same,
+    stock_states,
+    twin,
+    width,
+)
+from zoti import ConceptToken, Config, invert
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
@@ -94,6 +107,9 @@ def test_a_saved_word_comes_back_under_its_name(any_pipe, vectors, tmp_path):
     again = ConceptToken.load(fresh, file, word="<other>")
     assert again.words == ["<other>", *(f"<other>_{i}" for i in range(1, vectors))]
     assert torch.equal(again.initial, theta)
+    with pytest.raises(ValueError, match="replace=True"):
+        ConceptToken.load(fresh, file)
+    assert torch.equal(ConceptToken.load(fresh, file, replace=True).initial, theta)
 
 
 def test_a_word_can_start_from_vectors_and_owns_its_copy(any_pipe):
@@ -115,6 +131,51 @@ def test_two_words_live_side_by_side(any_pipe):
     torch.testing.assert_close(told.states[1, 0], states, rtol=1e-5, atol=1e-5)
     row = one.ids("a <one> beside a <two>, <one>")[0].tolist()
     assert [row.count(i) for i in one.token_ids[0] + two.token_ids[0]] == [2, 2, 1, 1, 1]
+
+
+def test_words_find_their_vectors_after_others_are_gone(any_pipe):
+    a, b, c = (ConceptToken(any_pipe, word, "cat") for word in ("<a>", "<b>", "<c>"))
+    d = width(any_pipe)
+    with torch.no_grad():
+        c.write(randn(1, d, seed=7))
+        before = stock_states(any_pipe, "a <c>")[0]
+    for tokenizer, encoder in pairs(any_pipe):
+        any_pipe.unload_textual_inversion("<a>", tokenizer, encoder)
+    with torch.no_grad():
+        b.write(randn(1, d, seed=8))
+        assert torch.equal(stock_states(any_pipe, "a <c>")[0], before)
+        written = stock_states(any_pipe, "a <b>")[0]
+        torch.testing.assert_close(b.encode(randn(1, 1, d, seed=8), ["a <b>"]).states[0, 0], written)
+    unchanged = contents(any_pipe)
+    for act in (lambda: a.write(a.initial), lambda: a.encode(a.initial[None], ["a <a>"]), lambda: a.token_ids):
+        with pytest.raises(ValueError, match="'<a>' is no longer there"):
+            act()
+    assert same(unchanged, contents(any_pipe))
+
+
+def test_a_run_whose_word_was_made_anew_with_other_vectors_says_so(pipe):
+    objective = problem(pipe, 2)
+    steps = invert(objective, Config(steps=3))
+    next(steps)
+    ConceptToken(pipe, "<new>", "cat", 3, replace=True)
+    with pytest.raises(ValueError, match="'<new>' has 3 vectors now, not 2"):
+        next(steps)
+
+
+def test_a_word_of_half_its_vectors_is_not_read_as_whole(pipe):
+    token = ConceptToken(pipe, "<new>", "teapot", 2)
+    pipe.unload_textual_inversion("<new>")
+    with pytest.raises(ValueError, match="'<new>' has 1 vectors now, not 2"):
+        token.write(token.initial)
+
+
+def test_a_word_follows_its_pipeline_to_other_networks(pipe):
+    token = ConceptToken(pipe, "<new>", "teapot")
+    old, pipe.text_encoder = pipe.text_encoder, copy.deepcopy(pipe.text_encoder)
+    before = old.get_input_embeddings().weight.clone()
+    token.write(randn(1, 32))
+    assert torch.equal(old.get_input_embeddings().weight, before)
+    assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[token.token_ids[0][0]], randn(32))
 
 
 def test_vectors_of_a_wrong_shape_are_never_written_or_saved(any_pipe, tmp_path):

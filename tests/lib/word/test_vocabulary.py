@@ -1,5 +1,6 @@
 """Adding a word: what it changes, what it leaves alone, and which words are refused."""
 
+import ast
 import copy
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import contents, pairs, randn, random_pipeline, same, width
+from tests.helpers import contents, pairs, randn, random_pipeline, same, stock_states, width
 from zoti import ConceptToken
+from zoti.word import tidy
 
 
 def test_bad_words_leave_the_pipeline_as_it_was(any_pipe):
@@ -16,17 +18,17 @@ def test_bad_words_leave_the_pipeline_as_it_was(any_pipe):
     d = width(any_pipe)
     before = contents(any_pipe)
     for arguments, message in [
-        (("<old>", "cat"), "already in the vocabulary; choose another word, such as <my-old>"),
-        (("<old>_1", "cat"), "already in the vocabulary"),
-        (("<old>_2", "cat"), "overlaps '<old>"),  # pipelines would take it for the third vector of <old>
-        (("<old>er", "cat"), "overlaps"),
-        (("old", "cat"), "overlaps"),
-        (("<|endoftext|>s", "cat"), "overlaps"),
-        (("night", "cat"), "already in the vocabulary"),
-        (("", "cat"), "no capitals, no spaces"),
+        (("<old>", "cat"), "already in the vocabulary; say replace=True to make it anew, or .* such as <my-old>"),
+        (("<|endoftext|>", "cat"), "already in the vocabulary; choose"),
+        (("old", "cat"), "write '<old>'"),
+        (("<old>_1", "cat"), "write '<old_1>'"),
+        (("", "cat"), "no capitals, no spaces; write '<my-word>'"),
+        (("<>", "cat"), "write '<my-word>'"),
         (("<New>", "cat"), "write '<new>'"),
-        (("my dog", "cat"), "write 'my-dog'"),
-        (("cafe\u0301", "cat"), "write 'caf\u00e9'"),
+        (("my dog", "cat"), "write '<my-dog>'"),
+        (("<<dog>>", "cat"), "write '<dog>'"),
+        (("[<old>]", "cat"), "overlaps '<old>"),
+        (("<cafe\u0301>", "cat"), "write '<caf\u00e9>'"),
         (("<b>", ""), "initializer is empty"),
         (("<b>", "  "), "initializer is empty"),
         (("<b>", "cat", 0), "at least one vector"),
@@ -39,6 +41,55 @@ def test_bad_words_leave_the_pipeline_as_it_was(any_pipe):
         assert same(before, contents(any_pipe)), arguments
     with torch.no_grad():
         assert old.encode(randn(1, 2, d), ["an <old> one"]).states.isfinite().all()
+
+
+#: Text holds these by accident: umbrella, snow, jack-o'-lantern, u.s.a., c++, 12; Hindi and Chinese have no spaces.
+BARE = [
+    "ella",
+    "now",
+    "-o",
+    "o'",
+    ".s.",
+    "++",
+    "1",
+    "\u0940",
+    "\u732b",
+    "_a_",
+    "a>",
+    "<a",
+    "<a>s",
+    "(a)",
+    "!!",
+    "\u0301",
+]
+
+
+@pytest.mark.parametrize("word", BARE)
+def test_a_word_without_brackets_which_would_break_others_is_refused_and_one_with_them_proposed(pipe, word):
+    before = contents(pipe)
+    with pytest.raises(ValueError, match="inside of them: a word needs brackets") as refusal:
+        ConceptToken(pipe, word, "cat")
+    assert same(before, contents(pipe))
+    proposed = ast.literal_eval(str(refusal.value).split("write ")[1])
+    assert tidy(proposed) == proposed
+    texts = ["umbrella", "snow", f"{word}{word}", f"a{word}b", f"wow{word} {word}s"]
+    ids = [pipe.tokenizer(text).input_ids for text in texts]
+    ConceptToken(pipe, proposed, "cat", 12)
+    assert [pipe.tokenizer(text).input_ids for text in texts] == ids
+
+
+@pytest.mark.parametrize("word", ["<a>", "[v]", "{cat-toy}", "<\u732b>", "<\U0001f436>", "<s1>", "<a-b>"])
+def test_any_word_in_brackets_will_do(pipe, word):
+    token = ConceptToken(pipe, word, "cat", 12)
+    assert token.ids(f"a{word}red")[0].tolist()[2:14] == token.token_ids[0]
+
+
+def test_a_special_token_is_never_taken_out(any_pipe):
+    before = contents(any_pipe)
+    for word in ("<|endoftext|>", "<|startoftext|>"):
+        with pytest.raises(ValueError, match="already in the vocabulary; choose another"):
+            ConceptToken(any_pipe, word, "cat", replace=True)
+    assert same(before, contents(any_pipe))
 
 
 def test_a_word_that_only_the_second_tokenizer_has_is_added_to_neither(xl):
@@ -91,6 +142,56 @@ def test_an_initializer_of_several_words_is_their_mean_in_each_encoder(any_pipe)
     both = ConceptToken(any_pipe, "<both>", "red teapot", 2).initial
     red, teapot = (ConceptToken(any_pipe, f"<{w}>", w).initial for w in ("red", "teapot"))
     torch.testing.assert_close(both, ((red + teapot) / 2).repeat(2, 1))
+
+
+@pytest.mark.parametrize("now", [1, 2, 5])
+@pytest.mark.parametrize("left", ["all", "half"])
+def test_a_cell_that_makes_a_word_can_run_twice_whatever_its_vectors(any_pipe, now, left):
+    """The word is made anew; what stands before and after it in the vocabulary keeps its meaning."""
+    first = ConceptToken(any_pipe, "<first>", "red")
+    ConceptToken(any_pipe, "<a>", "cat", 2)
+    last = ConceptToken(any_pipe, "<last>", "teapot", 2)
+    d = width(any_pipe)
+    first.write(randn(1, d, seed=1))
+    last.write(randn(2, d, seed=2))
+    texts = ["a <first> with a <last>", "an umbrella"]
+    with torch.no_grad():
+        before = [stock_states(any_pipe, text)[0] for text in texts]
+    if left == "half":  # stock diffusers takes the first of two vectors out
+        for tokenizer, encoder in pairs(any_pipe):
+            any_pipe.unload_textual_inversion("<a>", tokenizer, encoder)
+    with pytest.raises(ValueError, match=r"replace=True to make it anew"):
+        ConceptToken(any_pipe, "<a>", "cat", now)
+    again = ConceptToken(any_pipe, "<a>", randn(now, d, seed=3), replace=True)
+    for tokenizer, encoder in pairs(any_pipe):
+        added = {t: i for t, i in tokenizer.get_added_vocab().items() if not t.startswith("<|")}
+        assert sorted(added) == sorted(first.words + last.words + again.words)
+        assert sorted(added.values()) == list(range(len(tokenizer) - len(added), len(tokenizer)))
+        assert encoder.config.vocab_size == len(encoder.get_input_embeddings().weight) >= len(tokenizer)
+    with torch.no_grad():
+        for text, states in zip(texts, before, strict=True):
+            assert torch.equal(stock_states(any_pipe, text)[0], states)
+        written = stock_states(any_pipe, "one <a> more")[0]
+        told = again.encode(again.initial[None], ["one <a> more"]).states[0, 0]
+    torch.testing.assert_close(told, written, rtol=1e-5, atol=1e-5)
+    assert [len(set(row)) for row in again.token_ids] == [now] * len(pairs(any_pipe))
+
+
+def test_running_a_cell_again_and_again_does_not_let_the_table_grow(pipe):
+    ConceptToken(pipe, "<a>", "cat", 4)
+    rows = len(pipe.text_encoder.get_input_embeddings().weight)
+    for vectors in (4, 2, 1, 4):
+        ConceptToken(pipe, "<a>", "cat", vectors, replace=True)
+        assert len(pipe.text_encoder.get_input_embeddings().weight) == rows
+
+
+def test_a_word_that_cannot_be_replaced_stays(any_pipe):
+    ConceptToken(any_pipe, "<a>", "cat", 2)
+    before = contents(any_pipe)
+    for arguments in (("<a>", ""), ("<a>", "cat", 0), ("<a>", torch.zeros(1, 3)), ("a", "cat")):
+        with pytest.raises(ValueError):
+            ConceptToken(any_pipe, *arguments, replace=True)
+        assert same(before, contents(any_pipe))
 
 
 FUZZED, CLEAN = random_pipeline(), random_pipeline()
