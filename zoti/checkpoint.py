@@ -5,7 +5,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,8 +32,8 @@ class Stateful(Protocol):
     def init(self, theta: Tensor, /) -> State:
         """The state of a run that begins at theta (k, d)."""
 
-    def observe(self, seen: Tensor, state: State, /) -> State:
-        """The state once it has seen one more token or estimate (k, d)."""
+    def observe(self, seen: Any, state: State, /) -> State:
+        """The state once it has seen one more token (k, d) or, as an estimator, one more of its `Estimate`s."""
 
 
 def initial_state(part: object, theta: Tensor) -> State:
@@ -48,8 +48,8 @@ def initial_state(part: object, theta: Tensor) -> State:
     return part.init(theta) if isinstance(part, Stateful) else {}
 
 
-def renewed_state(part: object, seen: Tensor, state: State) -> State:
-    """The state of a part once it has seen one more token or estimate (k, d), or {} if it is not `Stateful`.
+def renewed_state(part: object, seen: object, state: State) -> State:
+    """The state of a part once it has seen one more token or `Estimate`, or {} if it is not `Stateful`.
 
     >>> import torch
     >>> from zoti import SubspaceGradient

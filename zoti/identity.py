@@ -86,13 +86,19 @@ def _described(part: Any, inside: tuple[object, ...]) -> str:
     if inspect.isfunction(part) or isinstance(part, type):
         known = part.__module__.split(".")[0] in ("zoti", "builtins") or id(part) in map(id, inside)
         return part.__qualname__ if known else f"{part.__qualname__} {fingerprint({}, _code(part, told))}"
-    if dataclasses.is_dataclass(part):
+    if dataclasses.is_dataclass(part) and _repr_is_made(part):
         held = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     elif " object at 0x" in repr(part) and id(part) not in map(id, inside):
         held = getattr(part, "__dict__", {})
     else:
         return re.sub(" at 0x[0-9a-f]+", "", repr(part))  # an address changes with every process
     return f"{told(type(part))}({', '.join(f'{name}={told(x)}' for name, x in held.items())})"
+
+
+def _repr_is_made(part: object) -> bool:
+    """Whether a dataclass lists its fields in its repr; one that does not says there what tells it from others."""
+    params: Any = getattr(part, "__dataclass_params__")  # noqa: B009
+    return bool(params.repr)
 
 
 def _code(thing: Any, told: Callable[[object], str]) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from zoti.checkpoint import Checkpoint, Run, State, initial_state, renewed_state
+from zoti.descent.curvature import GaussNewton
 from zoti.descent.estimators import Estimate, LossFn, rge
-from zoti.descent.optim import AuthorsZOAdam, Optimizer, ZOAdam
+from zoti.descent.optim import ZOSGD, AuthorsZOAdam, Optimizer, ZOAdam
 from zoti.descent.subspace import SubspaceGradient
 from zoti.identity import Identity, described, fingerprint
 from zoti.objective import DenoisingLoss
@@ -48,7 +49,7 @@ class Config:
     mu: float = 1e-3
     #: a candidate's loss is its mean over so many draws of (image, t, noise), the same for all candidates
     batch: int = 1
-    #: `rge`, `spsa`, `one_point`, a `Guided`, or one of your own
+    #: `rge`, `spsa`, `one_point`, a `Guided`, a `GaussNewton`, or one of your own
     estimator: Callable[..., Estimate] = rge
     #: 'gaussian', 'rademacher' or 'orthogonal'
     directions: str = "gaussian"
@@ -73,6 +74,15 @@ class Config:
             raise ValueError(
                 f"{self.estimator} shapes its own directions; directions={self.directions!r} would not be used"
             )
+
+        if isinstance(self.estimator, GaussNewton):
+            if not isinstance(self.optimizer, ZOSGD) or self.subspace is not None:
+                raise ValueError(
+                    "a GaussNewton estimate is a whole step in its own subspace; give it "
+                    "optimizer=ZOSGD(1.0) and subspace=None"
+                )
+            if self.n > len(self.estimator.directions.rows):
+                raise ValueError(f"n = {self.n}: there are only {len(self.estimator.directions.rows)} directions")
 
     def __str__(self) -> str:
         """All that decides the steps of a run, in one line. `steps` is left out, so that a run may be extended."""
@@ -107,6 +117,8 @@ class Step:
     seconds: float
     #: the bank's loss of the token after the step, at steps where the bank is asked
     bank_loss: float | None = None
+    #: passes of the text encoder alone, before the first step: what its `sensitive_directions` cost
+    text_passes: int = 0
 
 
 def invert(
@@ -164,6 +176,7 @@ def invert(
             f"{checkpoint} has gone {run.index} steps and this config asks for {config.steps}; give this run another "
             f"path, or steps={run.index}"
         )
+    beforehand = config.estimator.directions.text_passes if isinstance(config.estimator, GaussNewton) else 0
     began = time.perf_counter()
 
     def step() -> Step:
@@ -171,7 +184,8 @@ def invert(
         told = run.index % every == 0 or run.index == config.steps
         asked = float(bank(run.theta[None].clone())) if bank is not None and told else None
         seconds = time.perf_counter() - began
-        return Step(run.index, run.theta.clone(), run.loss, run.removed, run.evaluations, seconds, asked)
+        theta = run.theta.clone()
+        return Step(run.index, theta, run.loss, run.removed, run.evaluations, seconds, asked, beforehand)
 
     if run.index == config.steps:
         yield step()
@@ -241,7 +255,7 @@ def _stepped(config: Config, run: Run, estimate: Estimate, chance: Tensor) -> Ru
     states = {
         "optimizer": optimizer,
         "subspace": renewed_state(config.subspace, theta, run.states["subspace"]),
-        "estimator": renewed_state(config.estimator, estimate.grad, run.states["estimator"]),
+        "estimator": renewed_state(config.estimator, estimate, run.states["estimator"]),
     }
     evaluations = run.evaluations + config.batch * estimate.evaluations
     return Run(theta, chance, states, run.index + 1, evaluations, float(estimate.loss), removed)
@@ -255,12 +269,19 @@ def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estim
     options: dict[str, Any] = {**_copy(run.states["estimator"])}
     if config.directions != "gaussian":  # an estimator of your own need not know of directions
         options["directions"] = config.directions
+
+    def losses(candidates: Tensor) -> Tensor:
+        return objective.mean(candidates, draws)
+
+    def residuals(candidates: Tensor) -> Tensor:
+        return torch.cat([objective.residuals(candidates, draw) for draw in draws], 1)
+
+    ask = residuals if isinstance(config.estimator, GaussNewton) else losses
     with torch.inference_mode():
-        estimate = config.estimator(
-            lambda c: objective.mean(c, draws), run.theta.clone(), config.n, config.mu, generator=generator, **options
-        )
-    # a clone outside inference mode is an ordinary tensor again
-    return replace(estimate, grad=estimate.grad.clone()), generator.get_state()
+        estimate = config.estimator(ask, run.theta.clone(), config.n, config.mu, generator=generator, **options)
+    # clones outside inference mode are ordinary tensors again
+    estimate = replace(estimate, grad=estimate.grad.clone(), state=_copy(estimate.state))
+    return estimate, generator.get_state()
 
 
 def _copy(state: State) -> State:

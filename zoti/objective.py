@@ -132,22 +132,33 @@ class DenoisingLoss:
 
     def __call__(self, theta: Tensor, draw: Draw) -> Tensor:
         """Losses (b,) of candidates theta (b, k, d), in chunks of at most `max_batch`. Differentiable in theta."""
-        return torch.cat([self._losses(chunk, draw) for chunk in theta.split(self.max_batch)])
+        return self.residuals(theta, draw).square().mean(1)
 
-    def _losses(self, theta: Tensor, draw: Draw) -> Tensor:
-        """Losses (b,) of candidates theta (b, k, d), which all go through the U-Net together."""
-        unet, schedule = self.pipe.unet, self.pipe.scheduler
-        told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
+    def residuals(self, theta: Tensor, draw: Draw) -> Tensor:
+        """The errors whose mean square is the loss, (b, m): predicted noise less true, for candidates theta (b, k, d).
+
+        m = c h w numbers where the loss keeps one: the same forward passes say how *each* of them answers to the word.
+        In fp32, in chunks of at most `max_batch`. Differentiable in theta. (For v prediction, v stands for the noise.)
+        """
+        schedule = self.pipe.scheduler
         # by the definition: some schedulers' own add_noise, such as SDXL's Euler's, leaves z as long as it was
         alpha = schedule.alphas_cumprod.to(draw.z)[draw.t]
-        signal = alpha.sqrt()
-        spread = (1 - alpha).sqrt()
-        z_t = (signal * draw.z + spread * draw.noise).to(told["encoder_hidden_states"])
-        predicted = unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
+        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        z_t = signal * draw.z + spread * draw.noise
         epsilon = schedule.config.prediction_type == "epsilon"
         target = draw.noise if epsilon else signal * draw.noise - spread * draw.z
-        losses: Tensor = (predicted.float() - target.float()).square().mean((1, 2, 3))
-        return losses
+        predicted = torch.cat([self.predict(chunk, draw, z_t) for chunk in theta.split(self.max_batch)])
+        return (predicted.float() - target.float()).flatten(1)
+
+    def predict(self, theta: Tensor, draw: Draw, z_t: Tensor) -> Tensor:
+        """What the U-Net answers, (b, c, h, w), to the noisy latent z_t (1, c, h, w) and each candidate (b, k, d).
+
+        All candidates go through together. Another engine than PyTorch computes this, and nothing else, its own way.
+        """
+        told = self.token.encode(theta, [self.prompts[draw.image]]).of(0)
+        z_t = z_t.to(told["encoder_hidden_states"])
+        predicted: Tensor = self.pipe.unet(z_t.expand(len(theta), -1, -1, -1), draw.t.to(z_t.device), **told).sample
+        return predicted
 
     def mean(self, theta: Tensor, bank: list[Draw]) -> Tensor:
         """Mean losses (b,) of candidates theta (b, k, d) over a bank, without gradients."""

@@ -9,7 +9,7 @@ Every estimator raises ValueError if n < 1, mu is not positive and finite, the d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Estimate:
     directional: Tensor
     #: how many candidates were evaluated
     evaluations: int
+    #: what the estimator will want to remember of it, where that is more than the gradient
+    state: State = field(default_factory=dict)
 
 
 def rge(
@@ -172,10 +174,10 @@ class Guided:
 
     State: {"history": (h, k, d)}. Raises ValueError for memory < 1 or alpha outside [0, 1].
 
-    >>> guide = Guided(memory=2)
+    >>> guide, none = Guided(memory=2), torch.zeros(())
     >>> state = guide.init(torch.zeros(1, 3))
     >>> for grad in torch.eye(3).split(1):
-    ...     state = guide.observe(grad, state)
+    ...     state = guide.observe(Estimate(grad, none, none, 4), state)
     >>> state["history"].squeeze(1)
     tensor([[0., 1., 0.],
             [0., 0., 1.]])
@@ -194,9 +196,9 @@ class Guided:
         """No history yet. theta: (k, d)."""
         return {"history": theta.new_zeros(0, *theta.shape)}
 
-    def observe(self, grad: Tensor, state: State) -> State:
-        """Remember an estimate (k, d), and forget the oldest when there are more than `memory`."""
-        return {"history": torch.cat([state["history"], grad[None]])[-self.memory :]}
+    def observe(self, estimate: Estimate, state: State) -> State:
+        """Remember an estimate's gradient (k, d), and forget the oldest when there are more than `memory`."""
+        return {"history": torch.cat([state["history"], estimate.grad[None]])[-self.memory :]}
 
     def __call__(
         self, loss_fn: LossFn, theta: Tensor, n: int, mu: float, *, generator: torch.Generator, history: Tensor

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import generator, linear, problem
-from zoti import Guided, guided, one_point, rge, spsa
+from zoti import Estimate, Guided, guided, one_point, rge, spsa
 from zoti.rivals import forward_gradient
 
 D = 24
@@ -148,7 +148,7 @@ def test_guided_remembers_the_last_estimates_in_order():
     memory, grads = Guided(memory=2, alpha=0.2), [start(i) for i in range(3)]
     state = memory.init(start())
     for grad in grads:
-        state = memory.observe(grad, state)
+        state = memory.observe(Estimate(grad, grad.sum(), grad[0], 6), state)
     assert torch.equal(state["history"], torch.stack(grads[1:]))
     estimate = memory(quadratic, start(), 3, 1e-3, generator=generator(5), **state)
     expected = guided(quadratic, start(), 3, 1e-3, generator=generator(5), history=state["history"], alpha=0.2)
