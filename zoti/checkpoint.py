@@ -33,7 +33,7 @@ class Stateful(Protocol):
         """The state of a run that begins at theta (k, d)."""
 
     def observe(self, seen: Any, state: State, /) -> State:
-        """The state once it has seen one more token (k, d) or, as an estimator, one more of its `Estimate`s."""
+        """The state once it has seen one more token (k, d) or, in an estimator, one more `Estimate` of its own."""
 
 
 def initial_state(part: object, theta: Tensor) -> State:

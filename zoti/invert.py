@@ -74,7 +74,6 @@ class Config:
             raise ValueError(
                 f"{self.estimator} shapes its own directions; directions={self.directions!r} would not be used"
             )
-
         if isinstance(self.estimator, GaussNewton):
             if not isinstance(self.optimizer, ZOSGD) or self.subspace is not None:
                 raise ValueError(
@@ -92,7 +91,10 @@ class Config:
 
     def identity(self) -> Identity:
         """What decides the steps of a run, by name. `steps` is left out, so that a run may be extended."""
-        return {part.name: described(getattr(self, part.name)) for part in fields(self) if part.name != "steps"}
+        told: Identity = {p.name: described(getattr(self, p.name)) for p in fields(self) if p.name != "steps"}
+        if isinstance(self.estimator, GaussNewton):
+            told["subspace found"] = self.estimator.directions.sketch()
+        return told
 
 
 @dataclass(frozen=True)

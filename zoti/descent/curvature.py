@@ -96,7 +96,7 @@ def gauss_newton(
     variance = torch.where(variance > 0, _STEADY * variance.double() + (1 - _STEADY) * loss, loss)
 
     j = slopes * (spread / math.sqrt(size))  # along one spread of each direction
-    noise = temperature * variance
+    noise = temperature * variance.clamp(min=torch.finfo(torch.float32).tiny)  # a first error may be none at all
     told = u.T @ (j @ j.T) @ u / noise
     precision = forgetting * precision + (1 - forgetting) * torch.eye(r).to(precision) + told
     step = spread * torch.linalg.solve(precision, u.T @ (j @ here) / noise) @ basis

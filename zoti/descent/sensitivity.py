@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoti.identity import sketch
 from zoti.word.tokens import ConceptToken
 
 # How many candidates go through the text encoder together.
@@ -16,7 +17,7 @@ _TOGETHER = 64
 class SensitiveDirections:
     """The directions of a word that the U-Net listens to most, and how much it listens to every other.
 
-    A run is known by how many they are and by their share: found in another process they may differ by rounding.
+    A run is known by how many they are, their share and a `sketch`: found in another process they differ by rounding.
 
     >>> rows = torch.eye(4)[:2].view(2, 1, 4)
     >>> some = SensitiveDirections(rows, torch.tensor([6.0, 3.0, 0.5, 0.5]), length=1.0, text_passes=5)
@@ -38,6 +39,12 @@ class SensitiveDirections:
         """The share of all answers (of the spectrum's sum) that lies in the directions kept."""
         return float(self.spectrum[: len(self.rows)].sum() / self.spectrum.sum())
 
+    def sketch(self) -> list[float]:
+        """Four numbers to know them by, in which a direction weighs what it answers: the last ones may well turn."""
+        rows = self.rows.flatten(1).double().cpu()
+        weight = self.spectrum[: len(rows), None].double().cpu() / float(self.spectrum.sum())
+        return sketch((rows.T @ (weight * rows))[None])
+
     def __repr__(self) -> str:
         return f"SensitiveDirections({len(self.rows)} of {len(self.spectrum)}, {100 * self.share:.1f} %)"
 
@@ -48,7 +55,8 @@ def sensitive_directions(
     """The fewest directions of a word that hold this share of what the U-Net is told of it.
 
     A U-Net hears of a word only through linear layers that read the text encoder: keys and values in every
-    cross-attention, and, in SDXL and some others, the time embedding it is added to. Let J (m, D) be the derivative of
+    cross-attention, and, in SDXL and some others, those that read the time embedding, to which the text is added
+    (through a SiLU, which is left out: what it does depends on t). Let J (m, D) be the derivative of
     all their outputs in the word, at the token's initial vectors, summed over prompts: the directions are the leading
     eigenvectors of G = J^T J, its eigenvalues the spectrum. That is the Gauss-Newton matrix of the denoising loss with
     everything behind those layers left out, and so it needs no U-Net, no picture and no t (an active subspace,

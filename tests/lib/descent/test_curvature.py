@@ -150,6 +150,20 @@ def test_differences_of_errors_have_no_bias_where_those_of_losses_have():
     torch.testing.assert_close(number.directional, slope(seen[1]) + mu * (A @ seen[1].T).square().mean(0))
 
 
+def test_where_no_error_is_left_it_stays():
+    there = torch.linalg.lstsq(A, C).solution  # of what is seen there nothing is wrong
+    seen = gauss_newton(
+        lambda c: (c.flatten(1) - there) @ A.T,
+        there.view_as(THETA),
+        2,
+        generator=generator(),
+        directions=ROWS,
+        **known(),
+    )
+    assert torch.equal(seen.grad, torch.zeros_like(THETA))
+    assert seen.loss == 0
+
+
 def test_arguments_that_do_not_fit_are_refused():
     good = {"generator": generator(), "directions": ROWS, **known()}
     for bad, message in [
@@ -223,9 +237,10 @@ def test_a_resumed_run_goes_on_in_the_directions_it_began_with(pipe, tmp_path, o
     almost = replace(found, rows=found.rows * (1 + 1e-4), length=found.length * (1 + 1e-4))
     rest = list(invert(objective, replace(config, estimator=GaussNewton(almost)), checkpoint=path))
     assert torch.equal(rest[-1].theta, whole[-1].theta)
-    fewer = replace(found, rows=found.rows[:-1])
-    with pytest.raises(ValueError, match="another run"):
-        next(invert(objective, replace(config, estimator=GaussNewton(fewer)), checkpoint=path))
+    fewer, others = replace(found, rows=found.rows[:-1]), replace(found, rows=found.rows.roll(1, 2))
+    for other, name in [(fewer, "estimator"), (others, "subspace found")]:
+        with pytest.raises(ValueError, match=f"another run, which differs in .*{name}"):
+            next(invert(objective, replace(config, estimator=GaussNewton(other)), checkpoint=path))
 
 
 def test_errors_that_are_not_finite_stop_the_run_and_the_last_sound_token_is_kept(pipe, tmp_path):
