@@ -1,24 +1,28 @@
-# make book    the site, in _build/html       make chapter N=05    one chapter, for its author
-# make test    every test                     make serve           read it on http://localhost:8000
-# The first of them also makes .venv and installs everything there.
+# make book    the site, in _build/html       make chapter N=5    one chapter, for its author
+# make test    every test                     make serve          read it in a browser, on this machine alone
+# make lab     the book in JupyterLab         make links          ask every link to another site whether it works
+# The first of them also makes .venv and installs everything there. A chapter's parameters: make chapter N=11 P="noun=dog"
 
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: book chapter test serve clean
+.PHONY: book chapter test serve lab links clean
 
 book: $(STAMP)
 	$(BIN)/python book/build.py
 
 chapter: $(STAMP)
-	$(BIN)/python book/build.py --chapter $(N)
+	$(BIN)/python book/build.py --chapter "$(N)" $(P:%=-p %)
+
+links: $(STAMP)
+	$(BIN)/python book/build.py --links
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov
 
-serve:
-	$(PYTHON) -m http.server --directory _build/html 8000
+serve: $(if $(wildcard _build/html/index.html),,book)
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html 0  # 0: some port that is free
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis

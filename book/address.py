@@ -3,11 +3,14 @@
 One setting decides, so that a fork's readers get the fork: $ZOTI_REPOSITORY, or else git's own remote `origin`. An
 empty $ZOTI_REPOSITORY means nowhere. No file in git holds an address: whoever came to own it would serve code to every
 reader. Plain Python, for it is asked while the package is built, where nothing is installed.
+
+    python book/address.py NOTEBOOK...    writes the address into the first cell of these: for a branch that Colab opens
 """
 
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 #: https://host/owner/name, ssh://git@host/owner/name.git or git@host:owner/name: whatever git takes for a far place
@@ -53,3 +56,16 @@ def public(remote: str) -> str | None:
     scheme = match["scheme"] if web else "https"
     port = match["port"] if web and match["port"] else ""  # ssh's port is not the web's
     return f"{scheme}://{match['host']}{port}/{match['path']}"
+
+
+def fill(notebook: str, home: str | None) -> str:
+    """A notebook's file, its first cell told where the book lives; as it was where that is nowhere."""
+    return notebook.replace(r'"REPOSITORY = \"\"', rf'"REPOSITORY = \"{home}\"', 1) if home else notebook
+
+
+if __name__ == "__main__":
+    home = address(Path(__file__).parent.parent)
+    if home is None:
+        sys.exit("this book has no address: set ZOTI_REPOSITORY=https://host/owner/name, or git's remote `origin`")
+    for file in map(Path, sys.argv[1:]):
+        file.write_text(fill(file.read_text(encoding="utf-8"), home), encoding="utf-8")

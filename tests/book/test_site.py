@@ -220,8 +220,12 @@ def test_without_scripts_an_explorer_is_its_first_picture(visit, name):
     assert all(picture.is_visible() for picture in pictures.all())
 
 
-def test_launch_buttons_lead_to_the_chapter(visit):
+def test_launch_buttons_lead_to_the_chapter_or_are_not_there(visit):
+    home = yaml.safe_load((ROOT / "_build" / "source" / "_config.yml").read_text()).get("repository", {}).get("url")
     for name in PAGES:
         if (ROOT / name).with_suffix(".ipynb").exists():
-            link = visit(name).locator("a[href*='colab.research.google.com']").first.get_attribute("href")
-            assert link.endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb")
+            links = (
+                visit(name).locator("a[href*='colab.research.google.com']").evaluate_all("all => all.map(a => a.href)")
+            )
+            file = f"{home}/blob/colab/{name.removesuffix('.html')}.ipynb".removeprefix("https://github.com/")
+            assert set(links) == ({f"https://colab.research.google.com/github/{file}"} if home else set())

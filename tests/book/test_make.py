@@ -1,0 +1,64 @@
+"""What `make` does beside building: it finds a chapter by any number, and shows the book on this machine alone."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """The Makefile, and an installation that is done."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", ".ci/constraints.txt", ".venv/installed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def plan(checkout: Path, *goals: str) -> str:
+    return subprocess.run(["make", "-n", *goals], cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_chapter_and_its_parameters_reach_the_build(checkout):
+    assert plan(checkout, "chapter", "N=3").split() == [".venv/bin/python", "book/build.py", "--chapter", '"3"']
+    told = plan(checkout, "chapter", "N=11", "P=noun=dog steps=5").split()
+    assert told[2:] == ["--chapter", '"11"', "-p", "noun=dog", "-p", "steps=5"]
+
+
+def test_serve_builds_what_is_missing_and_only_that(checkout):
+    assert "book/build.py" in plan(checkout, "serve")
+    (checkout / "_build" / "html").mkdir(parents=True)
+    (checkout / "_build" / "html" / "index.html").touch()
+    assert "book/build.py" not in plan(checkout, "serve")
+
+
+def test_two_serve_at_once_on_free_ports_and_to_this_machine_alone(checkout):
+    (checkout / "_build" / "html").mkdir(parents=True)
+    (checkout / "_build" / "html" / "index.html").write_text("here it is")
+    how = {"env": os.environ | {"PYTHONUNBUFFERED": "1"}, "start_new_session": True, "text": True}
+    served = [
+        subprocess.Popen(
+            ["make", "-s", "serve"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **how
+        )
+        for _ in range(2)
+    ]
+    try:
+        addresses = {re.search(r"\((http://.*)\)", one.stdout.readline())[1] for one in served}
+        assert len(addresses) == 2
+        for address in addresses:
+            assert address.startswith("http://127.0.0.1:")
+            assert urllib.request.urlopen(address).read() == b"here it is"
+    finally:
+        for one in served:
+            os.killpg(one.pid, signal.SIGTERM)  # make, and the server it started
+            one.communicate()
