@@ -62,3 +62,12 @@ def test_two_serve_at_once_on_free_ports_and_to_this_machine_alone(checkout):
         for one in served:
             os.killpg(one.pid, signal.SIGTERM)  # make, and the server it started
             one.communicate()
+
+
+def test_lab_opens_the_first_page_where_the_chapters_are(checkout):
+    told = plan(checkout, "lab")
+    assert 'pip install -q -e ".[lab]" -c .ci/constraints.txt' in told  # only where JupyterLab is not there yet
+    folder, command = re.search(r"cd (\S+) && (.*)", told).groups()
+    program, *rest = command.split()
+    assert os.path.normpath(checkout / folder / program) == str(checkout / ".venv" / "bin" / "jupyter")
+    assert rest == ["lab", "index.ipynb"] and (ROOT / folder / rest[1]).is_file()
