@@ -15,6 +15,10 @@ book: $(STAMP)
 chapter: $(STAMP)
 	$(BIN)/python book/build.py --chapter "$(N)" $(P:%=-p %)
 
+lab: $(STAMP)
+	@$(BIN)/python -c "import jupyterlab" 2>/dev/null || $(BIN)/pip install -q -e ".[lab]" -c .ci/constraints.txt
+	cd book && ../$(BIN)/jupyter lab index.ipynb
+
 links: $(STAMP)
 	$(BIN)/python book/build.py --links
 

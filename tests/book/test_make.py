@@ -46,12 +46,8 @@ def test_two_serve_at_once_on_free_ports_and_to_this_machine_alone(checkout):
     (checkout / "_build" / "html").mkdir(parents=True)
     (checkout / "_build" / "html" / "index.html").write_text("here it is")
     how = {"env": os.environ | {"PYTHONUNBUFFERED": "1"}, "start_new_session": True, "text": True}
-    served = [
-        subprocess.Popen(
-            ["make", "-s", "serve"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **how
-        )
-        for _ in range(2)
-    ]
+    how |= {"cwd": checkout, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    served = [subprocess.Popen(["make", "-s", "serve"], **how) for _ in range(2)]
     try:
         addresses = {re.search(r"\((http://.*)\)", one.stdout.readline())[1] for one in served}
         assert len(addresses) == 2
