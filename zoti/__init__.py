@@ -3,7 +3,8 @@
 Zeroth-order textual inversion (ZOODiP, arXiv 2503.14868): a few pictures become one new word. The parts of the library,
 each of which stands only on those before it:
 
-- `data`: pictures and captions, and the latents the U-Net sees of them;
+- `images`: pictures as a viewer shows them, read from a folder;
+- `data`: subjects with their captions, and the latents the U-Net sees of them;
 - `identity`: fingerprints, which tell a run, a model, a word from others;
 - `files`: files that are written whole or not at all;
 - `model/`: a pipeline to teach a word to, its weights rounded to eight bits or four;
@@ -28,7 +29,7 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-from zoti.data import cache_latents, load_images
+from zoti.data import cache_latents
 from zoti.descent import (
     ZOSGD,
     AuthorsZOAdam,
@@ -50,6 +51,7 @@ from zoti.descent import (
     sensitive_directions,
     spsa,
 )
+from zoti.images import load_images
 from zoti.invert import Config, Step, invert
 from zoti.model import PRESETS, footprint, load_pipeline, quantize_
 from zoti.objective import DenoisingLoss

@@ -1,14 +1,17 @@
-"""From pictures to latents: folders of images are read with their captions, and the VAE encodes each image once."""
+"""From pictures to latents: subjects with their captions, and the VAE, which encodes each picture once."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from zoti.images import load_images, shown, square
 
 _PACKAGED = Path(__file__).parent / "_data"
 _CHECKOUT = Path(__file__).parent.parent / "data"
@@ -16,47 +19,6 @@ _CHECKOUT = Path(__file__).parent.parent / "data"
 DATA = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
 #: a StableDiffusionPipeline or StableDiffusionXLPipeline; to a type checker Any, for its parts are added at run time
 Pipeline = Any
-#: What the files end in that `load_images` reads; capitals or small letters are the same to it.
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB as a viewer shows it: white where it is transparent, 16 bits of grey scaled down to 8."""
-    if image.mode.startswith("I;16"):  # Pillow would cut off all above 255
-        image = image.convert("I").point(lambda v: v / 256).convert("L")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def load_images(folder: str | Path) -> list[Image.Image]:
-    """Every picture of a folder, sorted by name, as RGB. Hidden files are passed over.
-
-    A picture is turned upright if its camera noted how, lies on white where it is transparent, and is the first frame
-    of an animation.
-
-    Raises FileNotFoundError for a missing folder, ValueError for one without pictures or with an unreadable one.
-
-    >>> images = load_images(DATA / "subjects" / "teapot" / "references")
-    >>> [(image.mode, image.size) for image in images[:2]]
-    [('RGB', (64, 64)), ('RGB', (64, 64))]
-    >>> ".webp" in EXTENSIONS, ".gif" in EXTENSIONS
-    (True, False)
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; put three to five pictures of your subject there")
-    # macOS leaves a hidden ._photo.jpg, which is no picture, beside every photo.jpg it copies
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
-    if not paths:
-        raise ValueError(f"no images in {folder}; put three to five {', '.join(sorted(EXTENSIONS))} files there")
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                images.append(_rgb(ImageOps.exif_transpose(image)))
-        except Exception as error:  # Pillow passes on whatever its readers stumble over, even struct.error
-            raise ValueError(f"cannot read {path} as a picture; remove it or save it again as PNG ({error})") from error
-    return images
 
 
 @dataclass(frozen=True)
@@ -99,6 +61,8 @@ def load_subject(name: str, kind: str = "subjects") -> Subject:
     >>> cat = load_subject("cat")
     >>> len(cat.references), len(cat.captions), len(cat.truth)
     (5, 5, 24)
+    >>> sorted(path.name for path in DATA.iterdir() if path.name in ("subjects", "styles"))
+    ['styles', 'subjects']
     >>> load_subject("monet", "styles")
     Traceback (most recent call last):
     ValueError: no style 'monet'; there are emojione, openmoji
@@ -159,23 +123,34 @@ def _encode(pipe: Pipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return posterior.mean.float(), posterior.std.float()
 
 
-def cache_latents(pipe: Pipeline, images: list[Image.Image]) -> Latents:
-    """Encode every picture once, centre-cropped to the model's size. After this, training needs no VAE.
+def cache_latents(pipe: Pipeline, images: list[Image.Image], crop: str = "centre") -> Latents:
+    """Encode every picture once, as a square of the model's size. After this, training needs no VAE.
 
     (The authors' script encodes at every step: 30,000 encodings of five pictures.)
 
-    Raises ValueError for no images.
+    Pictures are taken as `shown` and cut as `square` says, at the 'centre', at the 'top', or not at all ('pad'); where
+    a fifth of one or more is lost, a warning tells.
+
+    Raises ValueError for no images, what is none, or another `crop`.
 
     >>> from zoti import load_pipeline
     >>> latents = cache_latents(load_pipeline(), load_subject("cat").references)
     >>> latents.mean.shape
     torch.Size([5, 32, 8, 8])
     """
-    if not images:
+    if isinstance(images, (list, tuple)) and not images:
         raise ValueError("no images to encode; load_images(folder) reads them from a folder")
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    square = [ImageOps.fit(_rgb(image), (size, size), Image.Resampling.LANCZOS) for image in images]
-    pixels = pipe.image_processor.preprocess(square)  # (n, 3, size, size) in [-1, 1]
+    upright = shown(images)
+    pixels = pipe.image_processor.preprocess([square(image, size, crop) for image in upright])  # (n, 3, size, size)
+    lost = [1 - min(image.size) / max(image.size) for image in upright if crop != "pad"]
+    if max(lost, default=0) >= 0.2:
+        warnings.warn(
+            f"the model sees squares: cut away are {max(lost):.0%} of one picture, and a fifth or more of "
+            f"{sum(share >= 0.2 for share in lost)} of {len(images)}. crop='centre', 'top' or 'pad' says where; "
+            "square(image, 256, crop) shows it",
+            stacklevel=2,
+        )
     # SDXL's VAE overflows in half precision; diffusers widens it while it decodes, and so do we while it encodes
     xl = isinstance(pipe, StableDiffusionXLPipeline)
     widen = xl and pipe.vae.config.force_upcast and pipe.vae.dtype == torch.float16

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Dinov2Model
 
 from zoti.data import DATA
+from zoti.images import shown
 
 
 def mean_cosine(a: Tensor, b: Tensor) -> float:
@@ -111,7 +112,7 @@ class Metrics:
     @torch.inference_mode()
     def clip_features(self, images: list[Image.Image]) -> Tensor:
         """CLIP's features of n pictures: (n, projection_dim)."""
-        pixels = self.clip_images(images=_some(images), return_tensors="pt")["pixel_values"]
+        pixels = self.clip_images(images=shown(_some(images)), return_tensors="pt")["pixel_values"]
         features: Tensor = self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
         return features
 
@@ -132,7 +133,7 @@ class Metrics:
     @torch.inference_mode()
     def dino_features(self, images: list[Image.Image]) -> Tensor:
         """DINO's features of n pictures, its class tokens: (n, hidden)."""
-        pixels = self.dino_images(images=_some(images), return_tensors="pt")["pixel_values"]
+        pixels = self.dino_images(images=shown(_some(images)), return_tensors="pt")["pixel_values"]
         features: Tensor = self.dino(pixel_values=pixels).last_hidden_state[:, 0]
         return features
 
