@@ -31,8 +31,8 @@ class NF4Linear(QuantLinear):
     True
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer, "nf4")
+    def __init__(self, layer: nn.Linear, kind: str = "nf4") -> None:
+        super().__init__(layer, kind)
 
     def store(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         if weight.is_meta:  # their kernels are for real devices, a meta tensor has but a shape

@@ -151,12 +151,17 @@ class QuantConv2d(Quantized):
     """
 
     def __init__(self, layer: nn.Conv2d, kind: str = "int8") -> None:
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            told = layer.padding if layer.padding_mode == "zeros" else layer.padding_mode
-            raise ValueError(f"QuantConv2d pads with a number of zeros only, this layer pads with {told!r}")
+        self.check(layer)
         super().__init__(layer, kind)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
         self.groups = layer.groups
+
+    @staticmethod
+    def check(layer: nn.Conv2d) -> None:
+        """Raise ValueError for a convolution whose padding is none of ours."""
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            told = layer.padding if layer.padding_mode == "zeros" else layer.padding_mode
+            raise ValueError(f"QuantConv2d pads with a number of zeros only, this layer pads with {told!r}")
 
     def apply_weight(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dequantize(x.dtype), self.bias, self.stride, self.padding, self.dilation, self.groups)

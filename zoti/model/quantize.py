@@ -5,7 +5,14 @@ from torch import nn
 from zoti.model.bnb import NF4Linear, W8A8Linear
 from zoti.model.layers import QuantConv2d, Quantized, QuantLinear
 
-_LINEAR = {"int8": QuantLinear, "int4": lambda l: QuantLinear(l, "int4"), "nf4": NF4Linear, "llm_int8": W8A8Linear}
+#: For each kind of weights, what a linear layer and a convolution become: the class, and the kind of its codes.
+_LAYERS: dict[str, tuple[tuple[type[Quantized], str], tuple[type[Quantized], str]]] = {
+    "int8": ((QuantLinear, "int8"), (QuantConv2d, "int8")),
+    "int4": ((QuantLinear, "int4"), (QuantConv2d, "int4")),
+    "nf4": ((NF4Linear, "nf4"), (QuantConv2d, "int8")),
+    "nf4+int4": ((NF4Linear, "nf4"), (QuantConv2d, "int4")),
+    "llm_int8": ((W8A8Linear, "int8"), (QuantConv2d, "int8")),
+}
 
 
 def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
@@ -14,28 +21,66 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
     weights: one of
 
     - 'int8' or 'int4': integers, one scale for each output channel (ZOODiP Eq. 2);
-    - 'nf4': bitsandbytes' four bits in linear layers (`NF4Linear`);
+    - 'nf4': bitsandbytes' four bits in linear layers (`NF4Linear`), INT8 in convolutions, which bitsandbytes lacks;
+    - 'nf4+int4': the same with INT4 in convolutions: four bits everywhere;
     - 'llm_int8': 'int8', and the inputs of linear layers are rounded as well (`W8A8Linear`).
 
-    bitsandbytes has no convolution, so with the last two convolutions are INT8. Embeddings and norms stay as they are,
-    as in the paper: 96.4 % of SD1.5's parameters become INT8. Works on the meta device.
+    Embeddings and norms stay as they are, as in the paper: 96.4 % of SD1.5's parameters become INT8. Works on the meta
+    device. A network of diffusers or transformers notes the kind in its config, so that `load_pipeline` knows what
+    `save_pretrained` saved, and stock diffusers, which does not, refuses it instead of loading random weights.
 
-    Raises ValueError for an unknown `weights`.
+    The network is quantized whole or, where that cannot be, not touched. Raises ValueError for an unknown `weights`;
+    for a layer that is quantized to another kind already, is of a subclass (as LoRA's), carries hooks, or pads with
+    anything but zeros; and for a `module` that is itself a layer, which has nothing to be replaced in.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(36, 10))
     >>> [type(layer).__name__ for layer in quantize_(net, "nf4")]
     ['QuantConv2d', 'GroupNorm', 'NF4Linear']
+    >>> quantize_(net, "int4")
+    Traceback (most recent call last):
+    ValueError: the layer '0' is a QuantConv2d of 'int8' already, ...
     """
-    if weights not in _LINEAR:
-        raise ValueError(f"weights={weights!r} is unknown; zoti quantizes to {', '.join(map(repr, _LINEAR))}")
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            setattr(module, name, _LINEAR[weights](child))
-        elif isinstance(child, nn.Conv2d):
-            setattr(module, name, QuantConv2d(child, "int4" if weights == "int4" else "int8"))
-        else:
-            quantize_(child, weights)
+    if weights not in _LAYERS:
+        raise ValueError(f"weights={weights!r} is unknown; zoti quantizes to {', '.join(map(repr, _LAYERS))}")
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        raise ValueError(f"a {type(module).__name__} cannot be replaced in itself; quantize_(nn.Sequential(layer))")
+    for name, layer in module.named_modules():
+        _check(name, layer, weights)
+    linear, convolution = _LAYERS[weights]
+    made: dict[nn.Module, Quantized] = {}  # a layer that stands in two places stays one
+    for parent in list(module.modules()):
+        for name, layer in parent._modules.items():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                if layer not in made:
+                    kind, codes = linear if isinstance(layer, nn.Linear) else convolution
+                    made[layer] = kind(layer, codes)
+                parent._modules[name] = made[layer]
+    note = {"quant_method": "zoti", "weights": weights}
+    if hasattr(module, "register_to_config"):  # diffusers'
+        module.register_to_config(quantization_config=note)
+    elif hasattr(getattr(module, "config", None), "to_dict"):  # transformers'
+        module.config.quantization_config = note
     return module
+
+
+def _check(name: str, layer: nn.Module, weights: str) -> None:
+    """Raise ValueError where a layer could not be quantized, or not without losing something."""
+    if isinstance(layer, Quantized):
+        if (type(layer), layer.kind) not in _LAYERS[weights]:
+            raise ValueError(
+                f"the layer {name!r} is a {type(layer).__name__} of {layer.kind!r} already, and what was rounded once "
+                f"cannot become {weights!r}; load the network anew"
+            )
+    elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+        if type(layer) not in (nn.Linear, nn.Conv2d):
+            raise ValueError(
+                f"the layer {name!r} is a {type(layer).__name__}, and quantize_ knows nn.Linear and nn.Conv2d only; "
+                "merge or remove what was added to it, or quantize the parts of the network without it"
+            )
+        if "forward" in vars(layer) or any(held for key, held in vars(layer).items() if key.endswith("_hooks")):
+            raise ValueError(f"the layer {name!r} carries hooks, which would be lost; put them on after quantize_")
+        if isinstance(layer, nn.Conv2d):
+            QuantConv2d.check(layer)
 
 
 def footprint(module: nn.Module) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Whole networks with few bits: bytes, files, and what is left of finite differences."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from tests.helpers import KINDS, generator, problem, random_pipeline
 from zoti import footprint, quantize_
 from zoti.ledger import architecture
 from zoti.model import NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
+
+#: The same, and four bits everywhere.
+ALL = [*KINDS, "nf4+int4"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +109,9 @@ def test_sd15_unet_is_almost_all_int8():
     assert footprint(unet)["int8"] / total > 0.99
 
 
-@pytest.mark.parametrize(("kind", "gigabytes"), [("int4", 0.432), ("nf4", 0.743), ("llm_int8", 0.862)])
+@pytest.mark.parametrize(
+    ("kind", "gigabytes"), [("int4", 0.432), ("nf4", 0.743), ("nf4+int4", 0.449), ("llm_int8", 0.862)]
+)
 def test_sd15_unet_in_other_kinds_on_meta(kind, gigabytes):
     with torch.device("meta"):
         unet = quantize_(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), kind)
@@ -154,3 +160,75 @@ def test_unknown_kinds_are_refused():
         QuantConv2d(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
     with pytest.raises(ValueError, match="same"):
         QuantConv2d(nn.Conv2d(2, 2, 3, padding="same"))
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU()), nn.Linear(8, 8))
+
+
+class Adapted(nn.Linear):
+    """A layer that does more than a plain one."""
+
+
+def lora(layers: nn.Sequential) -> None:
+    layers[2] = Adapted(8, 8)
+
+
+def weight_norm(layers: nn.Sequential) -> None:
+    nn.utils.parametrizations.weight_norm(layers[2])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda n: n.__setitem__(2, nn.Conv2d(2, 2, 3, padding_mode="circular", padding=1)),
+        lambda n: n[2].register_forward_hook(lambda *_: None),
+        lambda n: n[2].register_forward_pre_hook(lambda *_: None),
+        lambda n: n[2].register_full_backward_hook(lambda *_: None),
+        lambda n: n[2].register_load_state_dict_pre_hook(lambda *_: None),
+        lambda n: setattr(n[2], "forward", lambda x: x),  # as accelerate does
+        lambda n: n.__setitem__(2, QuantLinear(n[2], "int4")),
+        lambda n: n.__setitem__(2, W8A8Linear(n[2])),
+        lora,
+        weight_norm,
+    ],
+)
+def test_a_net_is_quantized_whole_or_not_touched(spoil):
+    layers = net()
+    spoil(layers)
+    before = list(layers.modules())
+    with pytest.raises(ValueError, match=r"'2'|circular"):
+        quantize_(layers)
+    assert all(a is b for a, b in zip(layers.modules(), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("other", ALL)
+def test_what_is_quantized_stays_of_its_kind(kind, other):
+    layers = quantize_(net(), kind)
+    before = list(layers.modules())
+    if kind == other:
+        quantize_(layers, other)  # nothing is left to do
+    else:
+        with pytest.raises(ValueError, match=f"of .*already.*{re.escape(other)}"):
+            quantize_(layers, other)
+    assert all(a is b for a, b in zip(layers.modules(), before, strict=True))
+
+
+def test_hooks_on_what_is_not_replaced_are_kept():
+    layers, seen = net(), []
+    layers[1].register_forward_hook(lambda *_: seen.append("block"))
+    quantize_(layers)[1](torch.zeros(1, 2, 4, 4))
+    assert seen == ["block"]
+
+
+def test_a_layer_in_two_places_stays_one():
+    layer = nn.Linear(8, 8)
+    layers = quantize_(nn.Sequential(layer, nn.Sequential(layer), layer))
+    assert layers[0] is layers[1][0] is layers[2] and type(layers[0]) is QuantLinear
+
+
+def test_a_bare_layer_is_refused():
+    for layer in (nn.Linear(2, 2), nn.Conv2d(2, 2, 3)):
+        with pytest.raises(ValueError, match="in itself"):
+            quantize_(layer)
