@@ -23,11 +23,20 @@ Beside this road:
 """
 
 import logging
-import os
+from functools import partial
 
-# Two libraries greet every CPU with warnings about kernels and packages it can do without.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+def _differs(sentence: str, record: logging.LogRecord) -> bool:
+    return sentence not in record.getMessage()
+
+
+# Two libraries greet every computer without a GPU with the news of a package that zoti can do without. These two
+# sentences are passed over, and nothing else that they have to say.
+for _module, _sentence in {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    "transformers.utils.import_utils": "requires torchvision (not installed)",
+}.items():
+    logging.getLogger(_module).addFilter(partial(_differs, _sentence))
 
 from zoti.data import cache_latents
 from zoti.descent import (

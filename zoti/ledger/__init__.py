@@ -5,7 +5,7 @@ without weights, and `scenarios` runs every method on them. The scenarios bear t
 themselves do, so they are called by their module: `from zoti.ledger import scenarios`, `scenarios.dreambooth()`.
 """
 
-from zoti.ledger.architectures import CONFIGS, Architecture, architecture
+from zoti.ledger.architectures import Architecture, architecture
 from zoti.ledger.memory import CATEGORIES, Ledger, Peak
 
-__all__ = ["CATEGORIES", "CONFIGS", "Architecture", "Ledger", "Peak", "architecture"]
+__all__ = ["CATEGORIES", "Architecture", "Ledger", "Peak", "architecture"]

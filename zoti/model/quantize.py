@@ -1,5 +1,7 @@
 """Quantize a whole network to eight or four bits a weight (ZOODiP Eq. 2), and count the bytes it then holds."""
 
+from typing import Any
+
 from torch import nn
 
 from zoti.model.bnb import NF4Linear, W8A8Linear
@@ -56,10 +58,11 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
                     made[layer] = kind(layer, codes)
                 parent._modules[name] = made[layer]
     note = {"quant_method": "zoti", "weights": weights}
-    if hasattr(module, "register_to_config"):  # diffusers'
-        module.register_to_config(quantization_config=note)
-    elif hasattr(getattr(module, "config", None), "to_dict"):  # transformers'
-        module.config.quantization_config = note
+    network: Any = module
+    if hasattr(network, "register_to_config"):  # diffusers'
+        network.register_to_config(quantization_config=note)
+    elif hasattr(getattr(network, "config", None), "to_dict"):  # transformers'
+        network.config.quantization_config = note
     return module
 
 

@@ -20,8 +20,9 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     top = 2 ** (bits - 1) - 1  # Q_P; symmetric weights never reach Q_N = -Q_P - 1
     rows = weight.detach().float().flatten(1)
     # an all-zero channel has no scale of its own; any positive one restores it exactly
-    scale = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * top) / top
-    codes = torch.round(rows / scale[:, None]).clamp(-top - 1, top).to(torch.int8)
+    low, high = rows.aminmax(dim=1)  # of the whole weight no copy is made but the one that is rounded
+    scale = torch.maximum(-low, high).clamp(min=torch.finfo(torch.float32).tiny * top) / top
+    codes = (rows / scale[:, None]).round_().clamp_(-top - 1, top).to(torch.int8)
     return codes.view(weight.shape), scale
 
 

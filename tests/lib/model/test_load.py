@@ -1,11 +1,21 @@
 """Opening a pipeline: which are read, which refused, and what stays in memory afterwards."""
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
-from tests.helpers import noise_images, pairs
+import zoti
+from tests.helpers import KINDS, noise_images, pairs
 from zoti import (
     PRESETS,
     ConceptToken,
@@ -16,7 +26,12 @@ from zoti import (
     footprint,
     invert,
     load_pipeline,
+    quantize_,
 )
+from zoti.model.find import NETWORKS
+
+#: The kinds of weights, four bits everywhere among them.
+ALL = [*KINDS, "nf4+int4"]
 
 
 @pytest.mark.parametrize("weights", ["int8", "none"])
@@ -61,9 +76,33 @@ def test_a_path_without_a_pipeline_in_safetensors_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "pickles", safe_serialization=False)
     pipe.save_pretrained(tmp_path / "cut")
     (tmp_path / "cut" / "text_encoder" / "model.safetensors").write_bytes(b"cut")
-    for path in (tmp_path, tmp_path / "pickles", tmp_path / "cut", "no such model!", ""):
-        with pytest.raises(ValueError, match=r"no diffusers pipeline .* give one of tiny-sd, .*sdxl, a folder"):
+    pipe.save_pretrained(tmp_path / "lacking")
+    (tmp_path / "lacking" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    for name in ("word.safetensors", "words.pt", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    for path, match in {
+        tmp_path: r"no model_index.json; it has single files; give one: word.safetensors",
+        tmp_path / "cut" / "tokenizer": "no model_index.json; give the folder of one",
+        tmp_path / "pickles": "pickles only.*save_pretrained",
+        tmp_path / "cut": "cannot be read; fetch or save it again",
+        tmp_path / "lacking": "unet has no weights",
+        tmp_path / "words.pt": "is a pickle",
+        tmp_path / "notes.txt": "no checkpoint",
+        tmp_path / "word.safetensors": "cannot be read",
+        "no such model!": "there is no folder or file 'no such model!'; give a folder",
+        "": "there is no folder or file ''",
+    }.items():
+        with pytest.raises(ValueError, match=match):
             load_pipeline(path)
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [("SD1.5", "sd1.5"), ("sd_15", "sd1.5"), ("sd-2.1", "sd2.1"), ("SDXL 1.0", "sdxl"), ("TinySD", "tiny-sd")],
+)
+def test_a_near_miss_is_told_what_was_meant(written, meant):
+    with pytest.raises(ValueError, match=f"did you mean {meant!r}"):
+        load_pipeline(written)
 
 
 def test_pipelines_of_another_kind_are_refused(pipe, tmp_path):
@@ -72,3 +111,194 @@ def test_pipelines_of_another_kind_are_refused(pipe, tmp_path):
     StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a StableDiffusionImg2ImgPipeline"):
         load_pipeline(tmp_path)
+
+
+def states(pipe) -> dict[str, torch.Tensor]:
+    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
+    return {f"{n}.{k}": t for n, net in networks.items() if net is not None for k, t in net.state_dict().items()}
+
+
+def alike(ours, theirs) -> bool:
+    """Whether two pipelines hold the same bits, under the same names, in the same dtypes."""
+    ours, theirs = states(ours), states(theirs)
+    return ours.keys() == theirs.keys() and all(
+        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in theirs
+    )
+
+
+def painted(pipe) -> np.ndarray:
+    chance = torch.Generator().manual_seed(0)
+    return pipe("a teapot", num_inference_steps=1, generator=chance, output_type="np").images
+
+
+@pytest.mark.parametrize("weights", [*ALL, "none"])
+def test_filling_tensor_by_tensor_gives_the_bits_of_quantizing_afterwards(any_pipe, tmp_path, weights):
+    any_pipe.to(torch.float16).save_pretrained(tmp_path)
+    streamed = load_pipeline(tmp_path, weights, device="cpu")
+    whole = type(any_pipe).from_pretrained(tmp_path)
+    before = whole.vae.post_quant_conv
+    for name in NETWORKS:
+        if getattr(whole, name, None) is not None:
+            getattr(whole, name).float()
+            if weights != "none":
+                quantize_(getattr(whole, name), weights)
+    if hasattr(whole, "text_encoder_2"):
+        whole.vae.post_quant_conv = before
+    assert alike(streamed, whole)
+    assert (painted(streamed) == painted(whole)).all()
+
+
+@pytest.mark.parametrize("weights", ALL)
+def test_a_quantized_pipeline_is_saved_and_comes_back_bit_for_bit(any_pipe, tmp_path, weights):
+    any_pipe.save_pretrained(tmp_path / "full")
+    quantized = load_pipeline(tmp_path / "full", weights, device="cpu")
+    ConceptToken(quantized, "<new>", "teapot")  # a new row in the table, a new word in the tokenizer
+    quantized.save_pretrained(tmp_path / "few")
+    back = load_pipeline(tmp_path / "few", device="cpu")
+    assert alike(back, quantized)
+    assert (painted(back) == painted(quantized)).all()
+    assert type(back.unet.conv_in) is type(quantized.unet.conv_in)
+    size = {name: sum(f.stat().st_size for f in (tmp_path / name).rglob("*.safetensors")) for name in ("full", "few")}
+    assert size["few"] < 0.75 * size["full"]  # of networks as small as these the table of words is the half
+    assert alike(load_pipeline(tmp_path / "few", weights, device="cpu"), quantized)
+    for other in {"none", "int8", "int4"} - {weights}:
+        with pytest.raises(ValueError, match=f"saved with weights='{re.escape(weights)}'.*cannot become '{other}'"):
+            load_pipeline(tmp_path / "few", other)
+    with pytest.raises(ValueError, match="zoti"):  # instead of a picture of random weights
+        type(any_pipe).from_pretrained(tmp_path / "few")
+
+
+def test_a_net_quantized_in_part_is_no_pipeline(pipe, tmp_path):
+    quantize_(pipe.unet.down_blocks)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"unet was quantized in part.*quantize the whole"):
+        load_pipeline(tmp_path)
+
+
+def test_what_others_quantized_is_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    with pytest.raises(ValueError, match="quantized by torchao"):
+        load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("weights", ["int8", "none"])
+def test_no_tensor_is_missing_unexpected_or_of_another_shape_unsaid(xl, tmp_path, name, weights):
+    xl.save_pretrained(tmp_path)
+    (path,) = (tmp_path / name).glob("*.safetensors")
+    tensors = load_file(path)
+    weight = next(key for key in tensors if key.endswith("q_proj.weight") or key.endswith("conv1.weight"))
+    for changed, match in [
+        ({weight: None}, f"{name}: missing: {re.escape(weight).removesuffix('weight')}"),
+        ({"more.weight": torch.zeros(1)}, f"{name}: unknown: more.weight"),
+        ({weight: tensors[weight][1:]}, "is needed"),
+        ({next(iter(tensors)): torch.zeros(1, 2)}, "is needed"),
+    ]:
+        save_file({key: t.contiguous() for key, t in (tensors | changed).items() if t is not None}, path)
+        with pytest.raises(ValueError, match=match):
+            load_pipeline(tmp_path, weights)
+
+
+def test_old_names_of_tensors_are_understood(any_pipe, tmp_path):
+    """As in SD1.5's files: position_ids, query, key, value, proj_attn; and CLIP's with or without a prefix."""
+    any_pipe.save_pretrained(tmp_path)
+    expected = load_pipeline(tmp_path)
+    (path,) = (tmp_path / "vae").glob("*.safetensors")
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    middles = [f"{part}.mid_block.attentions.0" for part in ("encoder", "decoder")]
+    new = {f"{middle}.{now}": f"{middle}.{then}" for middle in middles for now, then in names.items()}
+    tensors = load_file(path)
+    old = {}
+    for key, tensor in tensors.items():
+        stem, _, last = key.rpartition(".")
+        old[f"{new.get(stem, stem)}.{last}"] = tensor
+    assert len(set(old) - set(tensors)) == 16
+    save_file(old, path)
+    assert alike(load_pipeline(tmp_path), expected)
+    for name in ("text_encoder", "text_encoder_2"):
+        if (tmp_path / name).exists():
+            path = tmp_path / name / "model.safetensors"
+            bare = {key.removeprefix("text_model."): tensor for key, tensor in load_file(path).items()}
+            prefixed = {key if "projection" in key else f"text_model.{key}": tensor for key, tensor in bare.items()}
+            for names in (bare, prefixed):
+                save_file(names | {"text_model.embeddings.position_ids": torch.arange(32)[None]}, path)
+                assert alike(load_pipeline(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["{}.fp16.safetensors"],
+        ["{}.fp16-00001-of-00002.safetensors", "{}.fp16-00002-of-00002.safetensors"],
+        ["{}-00001-of-00002.fp16.safetensors", "{}-00002-of-00002.fp16.safetensors"],
+        ["{}-00001-of-00003.safetensors", "{}-00002-of-00003.safetensors", "{}-00003-of-00003.safetensors"],
+    ],
+)
+def test_variants_and_shards_are_found(pipe, tmp_path, names):
+    pipe.save_pretrained(tmp_path)
+    expected = load_pipeline(tmp_path)
+    for path in list(tmp_path.rglob("*.safetensors")):
+        tensors = load_file(path)
+        path.unlink()
+        for i, name in enumerate(names):
+            save_file(dict(list(tensors.items())[i :: len(names)]), path.with_name(name.format(path.stem)))
+        path.with_name(f"{path.stem}.non_ema.safetensors").write_bytes(b"not to be opened")
+        path.with_name("openvino_model.bin").write_bytes(b"nor this")
+    assert alike(load_pipeline(tmp_path), expected)
+    if len(names) > 1:
+        next((tmp_path / "unet").glob("*00001*")).unlink()
+        with pytest.raises(ValueError, match=r"unet has \d of its \d files"):
+            load_pipeline(tmp_path)
+    for path in (tmp_path / "unet").glob("*of*"):
+        path.unlink()
+    for path in (tmp_path / "unet").glob("*fp16*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="only the variant 'non_ema'; if that is what you want"):
+        load_pipeline(tmp_path)
+
+
+def test_another_device_computes_in_half_precision(xl, tmp_path):
+    """The meta device stands for any that is no CPU."""
+    xl.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path, device="meta")
+    tensors = states(loaded)
+    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+    assert {t.dtype for key, t in tensors.items() if key.endswith("scale")} == {torch.float32}
+    floats = {t.dtype for key, t in tensors.items() if t.is_floating_point() and not key.endswith("scale")}
+    assert floats == {torch.float16}
+    assert loaded.text_encoder.get_input_embeddings().weight.is_meta
+    assert not any(buffer.device.type != "meta" for buffer in loaded.text_encoder.buffers())
+
+
+def test_a_safety_checker_is_loaded_when_asked_for(pipe, tmp_path):
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=small, projection_dim=8))
+    parts = {"safety_checker": checker, "feature_extractor": CLIPImageProcessor(crop_size=32)}
+    StableDiffusionPipeline(**{**pipe.components, **parts}).save_pretrained(tmp_path)
+    without, asked = load_pipeline(tmp_path), load_pipeline(tmp_path, safety_checker=True)
+    assert without.safety_checker is None and without.feature_extractor is None
+    assert type(asked.safety_checker) is StableDiffusionSafetyChecker
+    shutil.rmtree(tmp_path / "feature_extractor")
+    shutil.rmtree(tmp_path / "safety_checker")
+    assert painted(load_pipeline(tmp_path)).shape == (1, 16, 16, 3)  # nobody misses what nobody asked for
+
+
+def test_loading_says_nothing_on_a_page(tmp_path):
+    """Nor does importing: in a process of its own, for warnings come once."""
+    code = "import zoti; zoti.load_pipeline(); zoti.load_pipeline(weights='nf4')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_warnings_of_others_are_heard():
+    import logging
+
+    for name in ("bitsandbytes", "transformers"):
+        logger = logging.getLogger(name)
+        assert logger.getEffectiveLevel() <= logging.WARNING
+    assert "TRANSFORMERS_VERBOSITY" not in (Path(zoti.__file__)).read_text()
