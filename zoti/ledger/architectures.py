@@ -3,6 +3,7 @@
 Everything about memory can be asked of them, nothing about pictures.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,8 @@ def _stable_diffusion(model: Published) -> Architecture:
 
 def _encoders(texts: Iterable[CLIPTextConfig]) -> tuple[CLIPTextModel, ...]:
     kinds = (CLIPTextModel, CLIPTextModelWithProjection)  # the second of two has a projection
-    return tuple(kind(config) for kind, config in zip(kinds, texts, strict=False))
+    # a network writes into its config, and the published ones are for all
+    return tuple(kind(copy.deepcopy(config)) for kind, config in zip(kinds, texts, strict=False))
 
 
 def _folder(name: str) -> Architecture:

@@ -1,5 +1,6 @@
 """Quantize a whole network to eight or four bits a weight (ZOODiP Eq. 2), and count the bytes it then holds."""
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -62,6 +63,7 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
     if hasattr(network, "register_to_config"):  # diffusers'
         network.register_to_config(quantization_config=note)
     elif hasattr(getattr(network, "config", None), "to_dict"):  # transformers'
+        network.config = copy.copy(network.config)  # other networks may have been built from the same one
         network.config.quantization_config = note
     return module
 

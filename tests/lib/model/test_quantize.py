@@ -8,11 +8,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.helpers import KINDS, generator, problem, random_pipeline
 from zoti import footprint, quantize_
 from zoti.ledger import architecture
-from zoti.model import NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
+from zoti.model import CONFIGS, NF4Linear, QuantConv2d, QuantLinear, W8A8Linear
 
 #: The same, and four bits everywhere.
 ALL = [*KINDS, "nf4+int4"]
@@ -232,3 +233,14 @@ def test_a_bare_layer_is_refused():
     for layer in (nn.Linear(2, 2), nn.Conv2d(2, 2, 3)):
         with pytest.raises(ValueError, match="in itself"):
             quantize_(layer)
+
+
+def test_the_kind_is_noted_of_the_network_alone_and_not_of_others_built_from_its_config():
+    """It was noted in the published config itself: single files opened after a look at the ledger stayed in fp32."""
+    config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    first, second = CLIPTextModel(config), CLIPTextModel(config)
+    quantize_(first)
+    assert first.config.quantization_config == {"quant_method": "zoti", "weights": "int8"}
+    assert not hasattr(config, "quantization_config") and not hasattr(second.config, "quantization_config")
+    architecture("sd1.5", "int8").encoders[0].config.vocab_size = 3
+    assert CONFIGS["sd1.5"].texts[0].vocab_size == 49408
