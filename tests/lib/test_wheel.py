@@ -56,6 +56,7 @@ def test_the_wheel_carries_the_model_its_judges_and_the_pictures(wheel):
         here = {f.relative_to(ROOT / "data").as_posix() for f in (ROOT / "data" / part).rglob("*") if f.is_file()}
         packed = {n.removeprefix("zoti/_data/") for n in wheel.namelist() if n.startswith(f"zoti/_data/{part}/")}
         assert here == packed != set()
+    assert "zoti/model/clip_merges.txt.xz" in wheel.namelist()
 
 
 def test_the_wheel_carries_the_licence_of_all_that_is_in_it(wheel):

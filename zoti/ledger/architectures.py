@@ -105,7 +105,8 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it on a GPU.
 
     name: a key of `CONFIGS`, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4', 'nf4+int4'
-    (see `quantize_`) and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other weights.
+    (see `quantize_`) and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other
+    weights.
 
     >>> list(CONFIGS)
     ['sd1.5', 'sd2.1', 'sd2.1-768', 'sdxl']
