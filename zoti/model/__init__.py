@@ -6,8 +6,8 @@ knows what a `single_file` leaves out, and `fill` puts tensor after tensor into 
 """
 
 from zoti.model.bnb import NF4Linear, W8A8Linear
-from zoti.model.fill import Tensors, fill, trim
-from zoti.model.find import find, weight_files
+from zoti.model.fill import Tensors, fill_, trim
+from zoti.model.find import find_model, weight_files
 from zoti.model.layers import QuantConv2d, Quantized, QuantLinear, Rebuild
 from zoti.model.load import PRESETS, Preset, load_pipeline
 from zoti.model.published import CONFIGS, Published, clip_tokenizer
@@ -29,8 +29,8 @@ __all__ = [
     "Tensors",
     "W8A8Linear",
     "clip_tokenizer",
-    "fill",
-    "find",
+    "fill_",
+    "find_model",
     "footprint",
     "load_pipeline",
     "pack",

@@ -44,7 +44,7 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._held)
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
+def fill_(network: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
     """Give a network on the meta device its tensors, one by one, each in the dtype that it has there.
 
     A weight that belongs to a quantized layer is rounded as soon as it is read, so the network is never in memory in
@@ -58,10 +58,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], device: torch.device
 
     >>> with torch.device("meta"):
     ...     net = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
-    >>> fill(net, nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).state_dict())
+    >>> fill_(net, nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).state_dict())
     >>> net(torch.zeros(1, 3)).shape
     torch.Size([1, 2])
-    >>> fill(net, {"0.weight": torch.zeros(2, 3), "2.weight": torch.zeros(1)})
+    >>> fill_(net, {"0.weight": torch.zeros(2, 3), "2.weight": torch.zeros(1)})
     Traceback (most recent call last):
     ValueError: missing: 0.bias, 1.bias, 1.weight; unknown: 2.weight
     >>> sorted(RENAMED)[0], BREATH

@@ -62,14 +62,14 @@ def weight_files(names: Iterable[str], where: str) -> list[str]:
     raise ValueError(f"{where} has no weights; is the folder whole? Fetch it again")
 
 
-def find(source: str, presets: Iterable[str], safety_checker: bool = False) -> Path:
+def find_model(source: str, presets: Iterable[str], safety_checker: bool = False) -> Path:
     """The folder or the single file that holds a model; fetched from the hub (and cached there) if it is an id there.
 
     Of a model on the hub no more is fetched than is needed. presets: the names that might have been meant.
 
     Raises ValueError that says what is wrong and what to do.
 
-    >>> find("SD1.5", ["tiny-sd", "sd1.5", "sdxl"])
+    >>> find_model("SD1.5", ["tiny-sd", "sd1.5", "sdxl"])
     Traceback (most recent call last):
     ValueError: there is no folder or file 'SD1.5'; did you mean 'sd1.5'? Known by name are tiny-sd, sd1.5, sdxl
     >>> NETWORKS

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from zoti.data import DATA, Pipeline
-from zoti.model.fill import Tensors, fill
-from zoti.model.find import NETWORKS, find, weight_files
+from zoti.model.fill import Tensors, fill_
+from zoti.model.find import NETWORKS, find_model, weight_files
 from zoti.model.published import CONFIGS, clip_tokenizer
 from zoti.model.quantize import quantize_
 from zoti.model.single_file import Checkpoint
@@ -86,7 +86,7 @@ def load_pipeline(
     [('tiny-sd', 1000), ('sd1.5', 30000), ('sd2.1', 30000)]
     """
     name = str(name_or_path)
-    path = find(PRESETS[name].source if name in PRESETS else name, PRESETS, safety_checker)
+    path = find_model(PRESETS[name].source if name in PRESETS else name, PRESETS, safety_checker)
     opener = _Opener(weights, torch.device(_best() if device is None else device), safety_checker)
     diffusers_logging.disable_progress_bar()  # a bar of loading parts litters a notebook
     try:
@@ -211,7 +211,7 @@ class _Opener:
                     parent, _, last = path.rpartition(".")
                     setattr(network.get_submodule(parent), last, layer)
         try:
-            fill(network, tensors, self.device)
+            fill_(network, tensors, self.device)
         except ValueError as error:
             raise ValueError(f"{where} does not hold a whole {name}: {error}") from error
         return network
