@@ -46,8 +46,9 @@ def links(page: str) -> list[str]:
 
 
 def test_the_wheel_carries_every_file_of_every_room_and_nothing_else_of_ours(wheel):
-    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoti").rglob("*.py")}
-    assert ours == {name for name in wheel.namelist() if name.endswith(".py")}
+    kinds = (".py", ".js", ".css")
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoti").rglob("*") if path.suffix in kinds}
+    assert ours == {name for name in wheel.namelist() if name.endswith(kinds)}
     assert {name.split("/")[1] for name in ours if name.count("/") > 1} == set(ROOMS) != set()
 
 

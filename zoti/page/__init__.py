@@ -1,9 +1,42 @@
-"""What a page of this book shows: pictures with words, explorers with sliders, claims with numbers.
+"""What a page of this book shows: pictures with words, figures that answer, predictions, claims with numbers.
 
-`pictures` makes one image that everybody can read, `widgets` what is built of several.
+`texts` writes words and numbers, `drawings` turns plots into the page's own SVG, `pictures` shows both with captions;
+`explorers` have sliders, `predictions` ask before anything is revealed, `proof` checks what is claimed, and `furniture`
+stands around a chapter.
 """
 
-from zoti.page.pictures import PALETTE, Html, picture, style
-from zoti.page.widgets import Explorer, claim, claims, explorer, number
+from zoti.page.drawings import PALETTE, drawing
+from zoti.page.explorers import Goal, Interactive, Live, explorer, linked, scene
+from zoti.page.furniture import masthead, processor
+from zoti.page.pictures import FRONT, Html, framed, panels, picture, style
+from zoti.page.predictions import Curve, mark, predict
+from zoti.page.proof import Claim, claim, claims, show
+from zoti.page.texts import number, words
 
-__all__ = ["PALETTE", "Explorer", "Html", "claim", "claims", "explorer", "number", "picture", "style"]
+__all__ = [
+    "FRONT",
+    "PALETTE",
+    "Claim",
+    "Curve",
+    "Goal",
+    "Html",
+    "Interactive",
+    "Live",
+    "claim",
+    "claims",
+    "drawing",
+    "explorer",
+    "framed",
+    "linked",
+    "mark",
+    "masthead",
+    "number",
+    "panels",
+    "picture",
+    "predict",
+    "processor",
+    "scene",
+    "show",
+    "style",
+    "words",
+]
