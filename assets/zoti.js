@@ -37,17 +37,14 @@ function covered(question) {
 }
 
 function cover({ name, verdict, outputs }, predict) {
-  const notes = outputs.map((output) => {
-    const note = document.createElement("p");
-    note.className = "zoti-cover";
-    note.innerHTML = 'Covered until you have predicted. <button type="button">Show it all the same</button>';
-    note.lastChild.addEventListener("click", () => reveal());
-    output.before(note);
-    return note;
-  });
+  const note = document.createElement("p");
+  note.className = "zoti-cover";
+  note.innerHTML = 'Covered until you have predicted. <button type="button">Show it all the same</button>';
+  note.lastChild.addEventListener("click", () => reveal());
+  outputs[0].before(note);
   const hide = (yes) => {
     outputs.forEach((output) => output.classList.toggle("zoti-covered", yes));
-    notes.forEach((note) => { note.hidden = !yes; });
+    note.hidden = !yes;
   };
   const unmarked = verdict.innerHTML;
   function reveal(guess = predict.remembered(name)) {
@@ -75,7 +72,7 @@ function score() {
   const right = answered.filter((verdict) => verdict.dataset.right === "true").length;
   const open = all.length - answered.length;
   document.querySelectorAll(".zoti-score").forEach((line) => {
-    line.textContent = all.length
+    line.textContent = answered.length
       ? `You predicted ${right} of ${all.length}.` + (open ? ` ${open} still open.` : "")
       : "";
   });
