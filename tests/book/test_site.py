@@ -77,10 +77,8 @@ def visit(browser, host):
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on("response", lambda r: r.status >= 400 and page.errors.append(f"{r.status} {r.url}"))
         page.goto(f"{host}/{name}")
-        wanted = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
-        if wanted and how.get("java_script_enabled", True):
-            drawn = "n => document.querySelectorAll('.widget-subarea > *').length >= n"
-            page.wait_for_function(drawn, arg=wanted)
+        if how.get("java_script_enabled", True):
+            page.wait_for_function("document.documentElement.dataset.zoti == 'ready'")
         page.wait_for_load_state("networkidle")
         return page
 
@@ -89,11 +87,10 @@ def visit(browser, host):
         context.close()
 
 
-def shown(explorer):
-    """Alt text and source of the one picture an explorer shows."""
-    pictures = [img for img in explorer.locator("img").all() if img.is_visible()]
-    assert len(pictures) == 1, f"{len(pictures)} pictures at once"
-    return pictures[0].get_attribute("alt"), pictures[0].get_attribute("src")
+# What an explorer shows: pictures in sight by their alt text and source, and where the dots of its plots stand.
+SHOWN = """explorer => [...explorer.querySelectorAll("img, svg, .zoti-dot")]
+    .filter(e => e.getClientRects().length)
+    .map(e => [e.alt ?? e.getAttribute("aria-label"), e.src?.length, e.getAttribute("cx")].join(" "))"""
 
 
 def luminance(rgb):
@@ -128,6 +125,8 @@ def test_page_is_whole_and_asks_no_other_host(visit, name):
         alt = img.get_attribute("alt") or ""  # a figure shown without picture() gets its file's name
         assert alt.strip() and not alt.endswith((".png", ".svg", ".webp")), f"no alt text: {what}"
         assert img.evaluate("img => img.complete && img.naturalWidth > 0"), f"does not load: {what}"
+    for drawing in page.locator("article .zoti-plot svg").all():
+        assert (drawing.get_attribute("aria-label") or "").strip(), "a plot without words"
     litter = page.locator(".cell_output .stderr").all_text_contents()
     assert not litter, f"warnings or progress bars on the page: {litter}"
 
@@ -136,31 +135,56 @@ def test_page_is_whole_and_asks_no_other_host(visit, name):
 def test_every_slider_moves_by_keyboard(visit, name):
     page = visit(name)
     for explorer in page.locator(".zoti-explorer").all():
-        handles = explorer.locator(".noUi-handle").all()
-        assert handles, "an explorer without a slider"
-        for handle in handles:
-            assert handle.get_attribute("aria-label"), "a slider without a name"
-            before, value = shown(explorer), handle.get_attribute("aria-valuetext")
-            handle.focus()
+        sliders = explorer.locator("input[type=range]").all()
+        assert sliders, "an explorer without a slider"
+        for slider in sliders:
+            assert slider.get_attribute("aria-label"), "a slider without a name"
+            before, value = explorer.evaluate(SHOWN), slider.get_attribute("aria-valuetext")
+            slider.focus()
             page.keyboard.press("ArrowRight")
-            page.wait_for_timeout(150)
-            after = shown(explorer)
-            assert handle.get_attribute("aria-valuetext") != value, "the value isn't said"
-            assert after[0] != before[0], f"the alt text stays: {before[0]}"
-            assert after[1] != before[1], f"the picture stays: {before[0]}"
+            page.wait_for_timeout(50)
+            after = explorer.evaluate(SHOWN)
+            assert slider.get_attribute("aria-valuetext") != value, "the value isn't said"
+            assert after and after != before, f"nothing changes: {before}"
     assert not page.errors
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_play_plays(visit, name):
     page = visit(name)
-    for button in page.locator(".widget-play button[aria-label=play]").all():
+    for button in page.locator(".zoti-play").all():
         explorer = button.locator("xpath=ancestor::*[contains(@class, 'zoti-explorer')]")
-        before = shown(explorer)
+        before = explorer.evaluate(SHOWN)
         button.click()
         page.wait_for_timeout(1500)
-        assert shown(explorer) != before
+        assert explorer.evaluate(SHOWN) != before
     assert not page.errors
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_lives_in_a_folder_too(browser, name):
+    """Opened as a file, where no module may be imported and nothing be fetched."""
+    context = browser.new_context()
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((HTML / name).as_uri())
+    page.wait_for_function("document.documentElement.dataset.zoti == 'ready'")
+    explorers, widgets = page.locator(".zoti-explorer, .zoti-predict"), page.locator(".zoti-widget")
+    assert explorers.count() >= widgets.count() and not errors
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_prediction_is_answered_and_marked(visit, name):
+    page = visit(name)
+    for question in page.locator("[data-module=predict]").all():
+        button = question.locator(".zoti-choices button, .zoti-done").first
+        button.click()
+    verdicts = page.locator(".zoti-verdict")
+    assert verdicts.count() == page.locator("[data-module=predict]").count(), "a question that no claim answers"
+    for verdict in verdicts.all():
+        assert verdict.get_attribute("data-right") in ("true", "false") and verdict.is_visible()
+    assert page.locator(".zoti-covered").count() == 0
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -190,10 +214,9 @@ def test_day_and_night(visit, name, scheme):
     colour = "(e, what) => getComputedStyle(e)[what]"
     ground = page.locator("body").evaluate(colour, "backgroundColor")
     assert (luminance(ground) < 0.05) == (scheme == "dark")
-    for img in page.locator("article img.dark-light").all():
-        assert img.evaluate(colour, "backgroundColor") == "rgb(255, 255, 255)"
+    for img in page.locator("article img.zoti-pixels").all():
         assert img.evaluate(colour, "filter") == "none", "the theme dims it"
-    written = ".zoti-claim p, .zoti-claims td, .zoti-predict p, .exercise p, .zoti-explorer label"
+    written = ".zoti-claim p, .zoti-claims td, .zoti-predict p, .exercise p, .zoti-explorer label, figcaption"
     for part in page.locator(written).all():
         ink = luminance(part.evaluate(colour, "color"))
         behind = luminance(part.evaluate(BEHIND))
@@ -213,11 +236,16 @@ def test_solutions_are_closed_until_asked_for(visit, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_without_scripts_an_explorer_is_its_first_picture(visit, name):
-    with_scripts = visit(name).locator(".zoti-explorer").count()
-    pictures = visit(name, java_script_enabled=False).locator("noscript img")
-    assert pictures.count() == with_scripts
-    assert all(picture.is_visible() for picture in pictures.all())
+def test_without_scripts_a_figure_is_its_first_picture_and_a_folded_strip(visit, name):
+    widgets = visit(name).locator(".zoti-widget").count()
+    page = visit(name, java_script_enabled=False)
+    assert page.locator(".zoti-widget").count() == widgets
+    for widget in page.locator(".zoti-widget").all():
+        assert widget.locator("noscript").inner_text().strip() or widget.locator("noscript :is(img, svg)").count()
+        strip = widget.locator("details")
+        if strip.count():
+            strip.locator("summary").click()
+            assert strip.locator(":is(img, svg, .zoti-plot)").first.is_visible()
 
 
 def test_launch_buttons_lead_to_the_chapter_or_are_not_there(visit):
