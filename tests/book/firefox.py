@@ -66,7 +66,8 @@ class Firefox:
 
     def press(self, *keys):
         actions = [{"type": kind, "value": KEYS[key]} for key in keys for kind in ("keyDown", "keyUp")]
-        self.do("input.performActions", context=self.window, actions=[{"type": "key", "id": "keys", "actions": actions}])
+        keyboard = {"type": "key", "id": "keys", "actions": actions}
+        self.do("input.performActions", context=self.window, actions=[keyboard])
 
     def drag(self, *points, kind="mouse"):
         """Press at the first of these places in the window, move along the others, let go."""

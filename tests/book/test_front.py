@@ -8,6 +8,7 @@ import pytest
 
 from tests.book.firefox import FIREFOX, Firefox
 from tests.book.specimen import write
+from zoti.page import Curve, mark, predict
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
@@ -41,7 +42,8 @@ class Chromium:
     def drag(self, *points):
         if self.touch:
             session = self.context.new_cdp_session(self.page)
-            for kind, places in [("touchStart", points[:1]), *(("touchMove", [p]) for p in points[1:]), ("touchEnd", [])]:
+            moves = [("touchMove", [place]) for place in points[1:]]
+            for kind, places in [("touchStart", points[:1]), *moves, ("touchEnd", [])]:
                 touches = [{"x": x, "y": y} for x, y in places]
                 session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
             return
@@ -107,9 +109,8 @@ def text(browser, selector, index=0):
 
 def seen(browser):
     """Alt texts of the first explorer's pictures in sight."""
-    return browser.ask(
-        "[...document.querySelector('.zoti-explorer').querySelectorAll('img')].filter(i => i.offsetParent).map(i => i.alt)"
-    )
+    pictures = "[...document.querySelectorAll('.zoti-explorer')[0].querySelectorAll('img')]"
+    return browser.ask(f"{pictures}.filter(i => i.offsetParent).map(i => i.alt)")
 
 
 def test_a_slider_answers_mouse_and_finger(reader):
@@ -197,9 +198,8 @@ def test_a_curve_is_drawn_and_marked(reader):
 
 def test_the_page_marks_as_the_library_does(reader):
     """predict.js and zoti.page.mark are two writings of one rule."""
-    from zoti.page import Curve, mark, predict
-
-    choices, curve = predict("one", "Which?", ["this", "that"]), predict("two", "Draw.", Curve(range(5), "x", "y", 0, 9))
+    choices = predict("one", "Which?", ["this", "that"])
+    curve = predict("two", "Draw.", Curve(range(5), "x", "y", 0, 9))
     cases = [(choices, "this", "this"), (choices, "that", "this"), (curve, [0, 1, 2, 3, 4], [0, 1.1, 2, 3, 4.5]),
              (curve, [4, 4, 1, 0, 0], [0, 2, 2, 2, 9]), (curve, [1, 2, 3, 4, 5], [5, 1, 4, 2, 3])]  # fmt: skip
     for asked, answer, guess in cases:
