@@ -63,7 +63,7 @@ def visit(browser, host):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | how))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.foreign, page.errors = [], []
 
         def judge(route):
