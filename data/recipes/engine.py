@@ -1,12 +1,14 @@
-"""One training loop for every part of tiny-sd: one process a core, averaged gradients, EMA, checkpoint and resume.
+"""One training loop for every part of tiny-sd: one process a core or one on a GPU, EMA, checkpoint and resume.
 
 Small convolutions on a CPU are bound by dispatch, not by arithmetic: two processes of one thread each are faster
-than one process of two threads, and do not collapse when something else runs. Every batch is drawn from a generator
-seeded with (seed, process, step), so a killed run resumes to the same data; checkpoints are safetensors.
+than one process of two threads, and do not collapse when something else runs; ZOTI_PROCESSES=1 leaves the other cores
+to other work. Every batch is drawn from a generator seeded with (seed, process, step), so a killed run resumes to the
+same data; checkpoints are safetensors. A run is as long as its minutes: the learning rate follows the clock.
 """
 
 import csv
 import datetime
+import json
 import os
 import time
 from collections.abc import Callable
@@ -19,23 +21,23 @@ from artwork import BUILD
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
 
-PROCESSES = os.cpu_count() or 1
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PROCESSES = 1 if DEVICE == "cuda" else int(os.environ.get("ZOTI_PROCESSES", os.cpu_count() or 1))
 EMA_EVERY = 4
 
 
 #: where the processor has no bfloat16 (AVX2 only) it would be emulated, twenty times slower than float32
-BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+BFLOAT16 = DEVICE == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 def autocast() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16)
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=BFLOAT16)
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm up for a tenth or 200 steps, hold, and fall linearly to a fiftieth over the last two fifths."""
-    return peak * min(1.0, (step + 1) / min(200, steps / 10), max(0.02, (steps - step) / (steps * 0.4)))
+def learning_rate(step: int, done: float, peak: float) -> float:
+    """Warm up for 200 steps, hold, fall linearly to a fiftieth over the last half; done: share of the run, 0 to 1."""
+    return peak * min(1.0, (step + 1) / 200, max(0.02, (1 - done) * 2))
 
 
 def _worker(
@@ -44,7 +46,7 @@ def _worker(
     name: str,
     make: Callable,
     log: Path,
-    steps: int,
+    minutes: float,
     lr: float,
     ema_decay: float,
     seed: int,
@@ -60,7 +62,7 @@ def _worker(
         timeout=datetime.timedelta(hours=1),
     )
     torch.manual_seed(seed)
-    model, loss_fn = make(rank, **kwargs)  # the same weights in every process, its own data
+    model, loss_fn = make(rank, processes=PROCESSES, **kwargs)  # the same weights in every process, its own data
     params = [p for p in model.parameters() if p.requires_grad]
     decay = [p for p in params if p.ndim > 1]
     optimizer = torch.optim.AdamW(
@@ -70,33 +72,40 @@ def _worker(
         fused=True,
     )
     ema = [p.detach().clone() for p in params]
-    start, path = 0, BUILD / f"{name}.ckpt.safetensors"
+    step, spent, seen, path = 0, 0.0, 0, BUILD / f"{name}.ckpt.safetensors"
     if path.exists():
-        start = _load(path, model, params, optimizer, ema)
-    flat = torch.zeros(sum(p.numel() for p in params))  # all gradients are views of one buffer: one all-reduce
+        step, spent, seen = _load(path, model, params, optimizer, ema)
+    flat = torch.zeros(
+        sum(p.numel() for p in params), device=DEVICE
+    )  # all gradients are views of one buffer: one all-reduce
     for p, view in zip(params, flat.split([p.numel() for p in params]), strict=True):
         # in the parameter's own layout, for the fused optimizer walks through both as flat memory
         p.grad = view.as_strided(p.size(), p.stride(), view.storage_offset())
-    seen, began, totals, count = 0, time.perf_counter(), {}, 0
-    for step in tqdm(range(start, steps), initial=start, total=steps, desc=name, disable=rank > 0, mininterval=10):
+    began, totals, count, done = time.perf_counter() - spent, {}, 0, torch.zeros(1)
+    while True:
+        done[0] = min(1.0, (time.perf_counter() - began) / (60 * minutes))
+        dist.broadcast(done, 0)  # one clock
+        if done.item() >= 1:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, lr)
+            group["lr"] = learning_rate(step, done.item(), lr)
         torch.manual_seed((seed * PROCESSES + rank) * 10_000_000 + step)
         loss, report, size = loss_fn(model, np.random.default_rng((seed, rank, step)), step)
         flat.zero_()
         loss.backward()
-        dist.all_reduce(flat)
+        if PROCESSES > 1:
+            dist.all_reduce(flat)
         norm = flat.norm().item() / PROCESSES
         flat *= min(1.0, 1.0 / (norm + 1e-12)) / PROCESSES  # the mean, clipped to length 1
         optimizer.step()
         if step % EMA_EVERY == 0:
             torch._foreach_lerp_(ema, params, 1 - min(ema_decay**EMA_EVERY, (step + 1) / (step + 10)))
-        seen, count = seen + size * PROCESSES, count + 1
+        seen, count, step = seen + size * PROCESSES, count + 1, step + 1
         for key, value in report.items():
             totals[key] = totals.get(key, 0.0) + value.item()
-        if rank == 0 and ((step + 1) % 200 == 0 or step + 1 == steps):
+        if rank == 0 and step % 200 == 0:
             row = {
-                "step": step + 1,
+                "step": step,
                 "seconds": round(time.perf_counter() - began),
                 "pictures": seen,
                 **{k: f"{v / count:.5f}" for k, v in totals.items()},
@@ -108,25 +117,27 @@ def _worker(
                     writer.writeheader()
                 writer.writerow(row)
             totals, count = {}, 0
-        if rank == 0 and ((step + 1) % save_every == 0 or step + 1 == steps):
-            _save(path, step + 1, model, params, optimizer, ema)
+        if rank == 0 and step % save_every == 0:
+            _save(path, (step, time.perf_counter() - began, seen), model, params, optimizer, ema)
+    if rank == 0:
+        _save(path, (step, time.perf_counter() - began, seen), model, params, optimizer, ema)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _save(path: Path, step: int, model: nn.Module, params: list, optimizer, ema: list) -> None:
+def _save(path: Path, progress: tuple[int, float, int], model: nn.Module, params: list, optimizer, ema: list) -> None:
     tensors = {f"model.{k}": v.clone() for k, v in model.state_dict().items()}
     for i, (p, e) in enumerate(zip(params, ema, strict=True)):
         state = optimizer.state[p]
         tensors |= {f"ema.{i}": e, f"m.{i}": state["exp_avg"], f"v.{i}": state["exp_avg_sq"]}
     tensors = {k: v.contiguous() for k, v in tensors.items()}
-    save_file(tensors, path.with_suffix(".part"), metadata={"step": str(step)})
+    save_file(tensors, path.with_suffix(".part"), metadata={"progress": json.dumps(progress)})
     path.with_suffix(".part").replace(path)
 
 
-def _load(path: Path, model: nn.Module, params: list, optimizer, ema: list) -> int:
+def _load(path: Path, model: nn.Module, params: list, optimizer, ema: list) -> tuple[int, float, int]:
     with safe_open(path, "pt") as f:
-        step = int(f.metadata()["step"])
+        step, spent, seen = json.loads(f.metadata()["progress"])
         model.load_state_dict({k[6:]: f.get_tensor(k) for k in f.keys() if k.startswith("model.")})
         for i, p in enumerate(params):
             ema[i].copy_(f.get_tensor(f"ema.{i}"))
@@ -135,21 +146,21 @@ def _load(path: Path, model: nn.Module, params: list, optimizer, ema: list) -> i
                 "exp_avg": torch.empty_like(p).copy_(f.get_tensor(f"m.{i}")),
                 "exp_avg_sq": torch.empty_like(p).copy_(f.get_tensor(f"v.{i}")),
             }
-    return step
+    return step, spent, seen
 
 
 def train(
     name: str,
     make: Callable,
     *,
-    steps: int,
+    minutes: float,
     lr: float,
     ema_decay: float = 0.999,
     seed: int = 0,
     save_every: int = 500,
     **kwargs,
 ) -> None:
-    """Train what `make(rank, **kwargs) -> (model, loss_fn)` builds; resumes from build/NAME.ckpt.safetensors.
+    """Train what `make(rank, processes, **kwargs) -> (model, loss_fn)` builds; resumes from its checkpoint in build/.
 
     loss_fn(model, rng, step) -> (loss, {figure to log: value}, pictures in the batch). The log goes to logs/NAME.csv.
     """
@@ -157,7 +168,7 @@ def train(
     logs.mkdir(exist_ok=True)
     port = 29500 + os.getpid() % 1000
     torch.multiprocessing.spawn(
-        _worker, (port, name, make, logs / f"{name}.csv", steps, lr, ema_decay, seed, save_every, kwargs), PROCESSES
+        _worker, (port, name, make, logs / f"{name}.csv", minutes, lr, ema_decay, seed, save_every, kwargs), PROCESSES
     )
 
 
@@ -169,4 +180,4 @@ def load_ema(name: str, model: nn.Module) -> int:
         with torch.no_grad():
             for i, p in enumerate(params):
                 p.copy_(f.get_tensor(f"ema.{i}"))
-        return int(f.metadata()["step"])
+        return json.loads(f.metadata()["progress"])[0]

@@ -1,91 +1,115 @@
-"""Measure tiny-sd against its bars: `python evaluate.py` -> data/tiny-sd/figures.json and contact sheets in build/.
+"""Measure tiny-sd's words: `python evaluate.py --seeds 3` -> data/tiny-sd/figures.json and sheets in build/.
 
-Everything is measured on the exported weights in data/, as a user loads them, over three seeds; the spread is the
-standard deviation between seeds. `--fast` paints a tenth, for a look during training.
+Everything is measured on the exported weights in data/, as a user loads them. A word is learned for each subject by
+each method, in a process a core; the words are kept in build/words, under the fingerprint of the weights, so that a
+run goes on where it stopped.
+
+likeness     paired: the DINO cosine of painting i with truth i, which has the same caption and the drawing's own
+             colours; 16 a subject. Of a truth with another of its setting it is about .95.
+retrieval    the mean DINO feature of those paintings finds its own drawing as the first of a gallery of 400
+obedience    "a purple <word> at night" and the like: the classifier finds setting and colour
 """
 
 import argparse
 import json
-import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from artwork import BUILD, CONCEPTS, HERE
-from diffusers import StableDiffusionPipeline
 from engine import PROCESSES
 from PIL import Image
+from safetensors.torch import load_file
 from train_judges import pixel_values
-from train_vae import to_tensor
 from transformers import ResNetForImageClassification
-from world import COLOURS, SETTINGS, World, caption
+from world import COLOURS, SETTINGS, caption
 
-from zoti import ConceptToken, DenoisingLoss, PartialUniform, cache_latents, load_pipeline
+from zoti import ConceptToken, Config, DenoisingLoss, PartialUniform, ZOAdam, cache_latents, invert, load_pipeline
 from zoti.data import load_subject
-from zoti.metrics import Metrics, inter_cosine, mean_cosine
+from zoti.identity import fingerprint
+from zoti.metrics import Metrics, bootstrap
 from zoti.rivals import textual_inversion
 
 DATA = HERE.parent
-SEEDS = (101, 102, 103)  # no training batch was drawn from these
+PAIRED = 16  # of the 24 truths are in the drawing's own colours, and come first
+METHODS = ("class word", "forward only", "backpropagation")
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"mean": round(statistics.mean(values), 4), "sd": round(statistics.stdev(values), 4)}
+def key() -> str:
+    """The fingerprint of the exported weights."""
+    files = sorted((DATA / "tiny-sd").glob("*/*.safetensors"))
+    return fingerprint({f"{file.parent.name}.{k}": v for file in files for k, v in load_file(file).items()})[:12]
 
 
-def psnr(pipe, world: World, seed: int, count: int = 256) -> float:
-    """Reconstruction of scenes never trained on, dB."""
-    rng = np.random.default_rng(seed)
-    x = to_tensor([world.sample(rng).pixels for _ in range(count)])
-    with torch.inference_mode():
-        y = torch.cat([pipe.vae.decode(pipe.vae.encode(b).latent_dist.mean).sample for b in x.split(64)])
-    return float((-10 * ((y.clamp(-1, 1) - x) / 2).square().mean((1, 2, 3)).log10()).mean())
+def learned(objective: DenoisingLoss, method: str, seed: int, lr: float, mu: float) -> torch.Tensor:
+    """The word (1, d) that a method finds: 3,000 forward passes, or 500 steps of backpropagation."""
+    if method == "class word":
+        return objective.token.initial
+    if method == "forward only":
+        *_, last = invert(objective, Config(steps=1000, mu=mu, optimizer=ZOAdam(lr=lr), seed=seed))
+    else:
+        *_, last = textual_inversion(objective, steps=500, lr=3e-2, seed=seed)
+    return last.theta
 
 
 def paint(pipe, prompts: list[str], seed: int, steps: int = 25, guidance: float = 4.0) -> list[Image.Image]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        image
-        for i in range(0, len(prompts), 50)
-        for image in pipe(
-            prompts[i : i + 50], num_inference_steps=steps, guidance_scale=guidance, generator=generator
-        ).images
+    chance = torch.Generator().manual_seed(seed)
+    return pipe(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=chance).images
+
+
+def word(job: tuple[str, str, int, float, float, str, str]) -> dict:
+    """Learn one word, paint it, and judge the paintings; kept as a file."""
+    name, method, seed, lr, mu, folder, kind = job
+    path = Path(folder) / f"{name}-{method.replace(' ', '-')}-{seed}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    subject = load_subject(name, kind)
+    pipe = load_pipeline("tiny-sd", weights="int8" if method == "forward only" else "none")
+    pipe.set_progress_bar_config(disable=True)
+    token = ConceptToken(pipe, "<new>", subject.class_word)
+    latents = cache_latents(pipe, subject.references)
+    objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
+    theta = learned(objective, method, seed, lr, mu)
+    token.write(theta)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = paint(pipe, [p.replace("{}", "<new>") for p in subject.truth_captions], seed)
+    rng = np.random.default_rng((7, seed))
+    asked = [
+        (list(COLOURS)[i], list(SETTINGS)[j])
+        for i, j in zip(rng.integers(0, 7, 8), rng.integers(0, 10, 8), strict=True)
     ]
+    coloured = paint(pipe, [caption("<new>", s, c) for c, s in asked], seed + 1000)
+    for kind, images in (("truth", pictures), ("asked", coloured)):
+        sheet(images, 8, path.with_name(f"{path.stem}-{kind}.png"), 1)
+    metrics = Metrics.load()
+    own, truth = metrics.dino_features(pictures[:PAIRED]), metrics.dino_features(subject.truth[:PAIRED])
+    gallery = F.normalize(load_file(DATA / "judges" / "gallery" / "features.safetensors")["dino"].float(), dim=1)
+    names = json.loads((DATA / "judges" / "gallery" / "names.json").read_text())
+    told = json.loads((HERE / "subjects.json").read_text()).get(name)
+    order = (gallery @ F.normalize(own.mean(0), dim=0)).argsort(descending=True).tolist()
+    rank = order.index(names.index(f"{told['style']}/{told['drawing']}")) + 1 if told else 0
+    found = recognise(coloured)
+    facts = {
+        "paired": float(torch.cosine_similarity(own, truth).mean()),
+        "rank": rank,
+        "setting": float(np.mean([s == f[2] for (_, s), f in zip(asked, found, strict=True)])),
+        "colour": float(np.mean([c == f[1] for (c, _), f in zip(asked, found, strict=True)])),
+        "clip_i": metrics.clip_i(pictures[:PAIRED], subject.truth[:PAIRED]),
+        "length": float(theta.norm()),
+        "theta": theta[0].tolist(),
+    }
+    path.write_text(json.dumps(facts))
+    return facts
 
 
-def obedience(pipe, judge, seed: int, count: int) -> tuple[dict[str, float], list]:
-    """Share of 'a [colour] [concept] [setting]' in which the classifier finds each of the three."""
-    rng = np.random.default_rng(seed)
-    facts = [
-        (list(CONCEPTS)[i % len(CONCEPTS)], rng.choice(list(COLOURS)), rng.choice(list(SETTINGS)))
-        for i in rng.permutation(count)
-    ]
-    images = paint(pipe, [caption(concept, setting, colour) for concept, colour, setting in facts], seed)
-    found = recognise(judge, [np.asarray(i) for i in images])
-    return {
-        k: sum(f[j] == g[j] for f, g in zip(facts, found, strict=True)) / count
-        for j, k in enumerate(("concept", "colour", "setting"))
-    }, images
-
-
-def forward_ms(pipe, times: int = 100) -> float:
-    """Median milliseconds of one U-Net forward of batch 1 on all cores."""
-    z, t, states = torch.randn(1, 32, 8, 8), torch.tensor([500]), pipe.encode_prompt("a fox", "cpu", 1, False)[0]
-    laps = []
+def recognise(pictures: list[Image.Image]) -> list[tuple[str, str, str]]:
+    """What the classifier finds: (concept, colour, setting) of each picture, colour always one of the seven."""
+    judge = ResNetForImageClassification.from_pretrained(DATA / "judges" / "classifier", dtype=torch.float32).eval()
     with torch.inference_mode():
-        for _ in range(times):
-            began = time.perf_counter()
-            pipe.unet(z, t, states)
-            laps.append(time.perf_counter() - began)
-    return 1000 * statistics.median(laps)
-
-
-def recognise(judge, pictures: list[np.ndarray]) -> list[tuple[str, str, str]]:
-    """(concept, colour, setting) of each picture, colour always one of the seven."""
-    with torch.inference_mode():
-        logits = torch.cat([judge(pixel_values(pictures[i : i + 100])).logits for i in range(0, len(pictures), 100)])
+        logits = judge(pixel_values([np.asarray(image) for image in pictures])).logits
     concept, setting, colour = logits.split([len(CONCEPTS), len(SETTINGS), len(COLOURS) + 1], dim=1)
     return [
         (list(CONCEPTS)[a], list(COLOURS)[c], list(SETTINGS)[b])
@@ -93,98 +117,54 @@ def recognise(judge, pictures: list[np.ndarray]) -> list[tuple[str, str, str]]:
     ]
 
 
-def inversion(name: str) -> dict[str, dict[str, float]]:
-    """Textual inversion with backpropagation, at the timesteps that listen to words: likeness of its paintings to the
-    truth, of the class word's, and of the truth to itself."""
-    metrics, way = Metrics.load(), {}
-    subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
-    token = ConceptToken(pipe, "<new>", subject.class_word)
-    latents = cache_latents(pipe, subject.references)
-    objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
-    *_, last = textual_inversion(objective, steps=500)
-    prompts, painted = subject.truth_captions, {}
-    for word, theta in (("class", token.initial), ("learned", last.theta)):
-        token.write(theta)
-        painted[word] = paint(pipe, [p.replace("{}", "<new>") for p in prompts], seed=0)
-    for metric, alike in (("dino", metrics.dino_features), ("clip_i", metrics.clip_features)):
-        truth = alike(subject.truth)
-        scores = {word: mean_cosine(alike(images), truth) for word, images in painted.items()}
-        scores["truth"] = inter_cosine(truth)
-        way[f"{name}/{metric}"] = {k: round(v, 4) for k, v in scores.items()}
-    return way
-
-
-def share_of_way(ways: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
-    """How far the learned words come from the class words (0) to the truth's own likeness (1): of the mean over
-    subjects, since some subjects have hardly a way to go; sd by 2,000 bootstrap draws of subjects."""
-    scores = np.array([[w[k] for k in ("class", "learned", "truth")] for name, w in ways.items() if metric in name])
-    draws = np.random.default_rng(0).integers(0, len(scores), (2000, len(scores)))
-
-    def share(means: np.ndarray) -> np.ndarray:
-        return (means[..., 1] - means[..., 0]) / (means[..., 2] - means[..., 0])
-
-    return {"mean": round(float(share(scores.mean(0))), 4), "sd": round(float(share(scores[draws].mean(1)).std()), 4)}
-
-
-def sheet(images: list[Image.Image], columns: int, path, scale: int = 2) -> None:
-    rows = -(-len(images) // columns)
-    out = Image.new("RGB", (columns * 66, rows * 66), "white")
+def sheet(images: list[Image.Image], columns: int, path: Path, scale: int = 2) -> None:
+    rows, n = -(-len(images) // columns), images[0].width + 2
+    out = Image.new("RGB", (columns * n, rows * n), "white")
     for i, image in enumerate(images):
-        out.paste(image, (i % columns * 66 + 1, i // columns * 66 + 1))
+        out.paste(image, (i % columns * n + 1, i // columns * n + 1))
     out.resize((out.width * scale, out.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+def summary(rows: list[list[dict]]) -> dict:
+    """Of a method: rows[subject][seed]. Means over all, with intervals that draw whole subjects."""
+    table = {k: torch.tensor([[r[k] for r in seeds] for seeds in rows]) for k in ("paired", "setting", "colour")}
+    table["retrieval"] = torch.tensor([[float(r["rank"] == 1) for r in seeds] for seeds in rows])
+    table["below .6"] = (table["paired"] < 0.6).float()
+    out = {}
+    for name, scores in table.items():
+        low, high = bootstrap(scores, torch.Generator().manual_seed(0))
+        out[name] = {k: round(float(v), 4) for k, v in (("mean", scores.mean()), ("low", low), ("high", high))}
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--mu", type=float, default=1e-3)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--subjects", nargs="*", default=list(json.loads((HERE / "subjects.json").read_text())))
     args = parser.parse_args()
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd")
-    pipe.set_progress_bar_config(disable=True)
-    world, seeds = World(), SEEDS[:1] if args.fast else SEEDS
-    rng = np.random.default_rng(5)
-    gallery = [caption(c, list(SETTINGS)[rng.integers(10)]) for c in CONCEPTS]
-    began = time.time()
-    sheet(paint(pipe, gallery, 0, guidance=args.guidance), 16, BUILD / "gallery.png")
-    print(f"gallery {time.time() - began:.0f} s")
-    scenes = [world.sample(rng).pixels for _ in range(16)]
-    with torch.inference_mode():
-        x = to_tensor(scenes)
-        y = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mean).sample
-    again = [Image.fromarray(a) for a in ((y.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).byte().numpy()]
-    sheet([Image.fromarray(s) for s in scenes] + again, 16, BUILD / "reconstruction.png")
-    figures: dict = {"psnr": [psnr(pipe, world, s) for s in seeds]}
-    print(figures)
-    if not (DATA / "judges" / "classifier").exists():
-        return
-    judge = ResNetForImageClassification.from_pretrained(DATA / "judges" / "classifier", dtype=torch.float32).eval()
-    real = [world.sample(np.random.default_rng((s, 1))) for s in range(5000, 5500)]
-    found = recognise(judge, [s.pixels for s in real])
-    figures["judge_on_real"] = {
-        "concept": sum(s.concept == f[0] for s, f in zip(real, found, strict=True)) / len(real),
-        "setting": sum(s.setting == f[2] for s, f in zip(real, found, strict=True)) / len(real),
-        "colour": statistics.mean(s.colour == f[1] for s, f in zip(real, found, strict=True) if s.colour),
-    }
-    print(figures["judge_on_real"])
-    runs = [obedience(pipe, judge, s, 100 if args.fast else 500) for s in seeds]
-    sheet(runs[0][1][:96], 16, BUILD / "obedience.png")
-    print([r[0] for r in runs])
-    if not args.fast:
-        figures = {
-            "psnr": spread(figures["psnr"]),
-            "judge_on_real": figures["judge_on_real"],
-            "guidance": args.guidance,
-            "forward_ms": round(forward_ms(pipe), 1),
-            **{k: spread([r[0][k] for r in runs]) for k in ("concept", "colour", "setting")},
-        }
-        names, ways = sorted(p.name for p in (DATA / "subjects").iterdir()), {}
-        # a process a core, a thread a process: small networks are bound by dispatch
-        with ProcessPoolExecutor(PROCESSES, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            for way in pool.map(inversion, names):
-                print(way, flush=True)
-                ways |= way
-        figures |= {"inversion": ways} | {f"way_{m}": share_of_way(ways, m) for m in ("dino", "clip_i")}
-        (DATA / "tiny-sd" / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    folder = BUILD / "words" / f"{key()}-{args.mu:g}-{args.lr:g}"
+    jobs = [
+        (name, method, seed, args.lr, args.mu, str(folder), "subjects")
+        for seed in range(args.seeds)
+        for name in args.subjects
+        for method in args.methods
+    ]
+    # a thread a process: small networks are bound by dispatch
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        found = {}
+        for job, facts in zip(jobs, pool.map(word, jobs), strict=True):
+            found[job[:3]] = facts
+            shown = ("paired", "rank", "setting", "colour", "length")
+            print(*job[:3], *(f"{k} {facts[k]:.3g}" for k in shown), flush=True)
+    figures = {"weights": key(), "seeds": args.seeds, "lr": args.lr, "mu": args.mu}
+    for method in args.methods:
+        figures[method] = summary([[found[n, method, s] for s in range(args.seeds)] for n in args.subjects])
+        print(method, figures[method])
+    path = folder / "figures.json"
+    path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

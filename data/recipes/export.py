@@ -4,7 +4,8 @@ import torch
 from artwork import BUILD, HERE
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from engine import load_ema
-from tokenizer import tokenizer
+from safetensors.torch import load_file, save_file
+from tokenizer import save, tokenizer
 from train_judges import classifier, clip, dino
 from train_unet import SCHEDULE, Painter, scaling_factor
 from train_vae import trained_vae
@@ -32,6 +33,11 @@ def tiny_sd() -> None:
     # transformers loads in the stored precision where diffusers loads in float32: half here would not meet the U-Net's
     pipe.text_encoder.float()
     pipe.save_pretrained(DATA / "tiny-sd", safe_serialization=True)
+    # transformers before 5 looks for its old names; later ones read both
+    path = DATA / "tiny-sd" / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    save_file({f"text_model.{k.removeprefix('text_model.')}": v for k, v in weights.items()}, path, {"format": "pt"})
+    save(pipe.tokenizer, DATA / "tiny-sd" / "tokenizer")
 
 
 def judges() -> None:

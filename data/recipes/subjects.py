@@ -1,44 +1,32 @@
 """Draw the things to learn: `python subjects.py` -> data/subjects and data/styles, PNG with licences and checksums.
 
-Each subject is one held-out drawing: five reference pictures in five settings, and 24 truth pictures of the same
-drawing where the references never showed it (the other five settings, and all seven colours). Truth can be drawn
-because the world is ours; no benchmark of photographs has it.
+Each subject of subjects.json is one held-out drawing: five reference pictures in five settings, and 24 truth pictures
+of the same drawing where the references never showed it (the other five settings, and all seven colours). Truth can be
+drawn because the world is ours; no benchmark of photographs has it. A folder that is there stays as it is: the fourteen
+of old were drawn by the first version of this world, whose dice fell otherwise.
 """
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-from artwork import CONCEPTS, HELD_OUT_STYLES, HERE
+import torch
+from artwork import CONCEPTS, HELD_OUT_STYLES, HERE, TRAINING_STYLES
 from PIL import Image
-from world import COLOURS, SETTINGS, World, caption, held_out
+from safetensors.torch import save_file
+from world import COLOURS, SETTINGS, World, caption, held_out, said
+
+from zoti.metrics import Metrics
 
 DATA = HERE.parent
-#: folder -> (npm set, drawing, word to start from: tiny-sd's own, or for what it never saw the nearest it knows)
-SUBJECTS = {
-    "teapot": ("twemoji", "teapot", "teapot"),
-    "backpack": ("emojione", "backpack", "backpack"),
-    "bear": ("emojione", "bear", "bear"),
-    "cat": ("emojione", "cat", "cat"),
-    "dinosaur": ("noto", "dinosaur", "turtle"),
-    "ghost": ("emojione", "ghost", "ghost"),
-    "gift": ("emojione", "gift", "gift"),
-    "handbag": ("emojione", "handbag", "handbag"),
-    "mouse": ("noto", "mouse", "koala"),
-    "octopus": ("twemoji", "octopus", "octopus"),
-    "owl": ("emojione", "owl", "owl"),
-    "penguin": ("noto-v1", "penguin", "penguin"),
-    "sailboat": ("noto-v1", "sailboat", "sailboat"),
-    "shoe": ("noto", "shoe", "shoe"),
-}
 LICENCES = {
     "twemoji": "CC BY 4.0",
     "emojione": "CC BY 4.0",
     "openmoji": "CC BY-SA 4.0",
     "noto": "Apache-2.0",
     "noto-v1": "Apache-2.0",
+    "fluent-emoji": "MIT",
 }
 STYLE_OBJECTS = ("fox", "apple", "house", "camera", "butterfly")
 TRUTHS_PLAIN, TRUTHS_COLOURED = 16, 8
@@ -55,8 +43,8 @@ def write(folder: Path, pictures: list[np.ndarray]) -> dict[str, str]:
     return sums
 
 
-def subject(world: World, name: str, number: int) -> None:
-    style, drawing, word = SUBJECTS[name]
+def subject(world: World, told: dict, number: int, folder: Path) -> None:
+    style, drawing = told["style"], told["drawing"]
     assert held_out(style, drawing)
     rng = np.random.default_rng((2025, number))
     settings = list(rng.permutation(list(SETTINGS)))
@@ -64,14 +52,17 @@ def subject(world: World, name: str, number: int) -> None:
     truths = [(None, unseen[i % 5]) for i in range(TRUTHS_PLAIN)]
     colours = list(rng.permutation(list(COLOURS)))
     truths += [(colours[i % len(colours)], settings[i % 10]) for i in range(TRUTHS_COLOURED)]
-    folder = DATA / "subjects" / name
-    sums = write(folder / "references", [world.compose(rng, style, drawing, None, s) for s in shown])
-    sums |= write(folder / "truth", [world.compose(rng, style, drawing, c, s) for c, s in truths])
+
+    def scene(colour: str | None, setting: str) -> np.ndarray:
+        return world.compose(rng, world.drawing(style, drawing, colour), setting)
+
+    sums = write(folder / "references", [scene(None, s) for s in shown])
+    sums |= write(folder / "truth", [scene(c, s) for c, s in truths])
     facts = {
-        "class_word": word,
+        "class_word": told["word"],
         "captions": [caption("{}", s) for s in shown],
         "truth_captions": [caption("{}", s, c) for c, s in truths],
-        "artwork": f"@iconify-json/{style}: {drawing}",
+        "artwork": f"@iconify-json/{style}: {drawing.removeprefix('other:')}",
         "licence": LICENCES[style],
         "sha256": sums,
     }
@@ -84,7 +75,7 @@ def style(world: World, name: str, number: int) -> None:
     folder = DATA / "styles" / name
     sums = write(
         folder / "references",
-        [world.compose(rng, name, c, None, s) for c, s in zip(STYLE_OBJECTS, settings, strict=True)],
+        [world.compose(rng, world.drawing(name, c), s) for c, s in zip(STYLE_OBJECTS, settings, strict=True)],
     )
     facts = {
         "class_word": "flat",
@@ -109,12 +100,37 @@ def scenes(world: World, count: int = 96) -> None:
     (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def gallery(world: World, subjects: dict) -> None:
+    """Drawings among which a learned word's pictures have to find their own: the mean of each one's DINO features in
+    eight settings. Every subject, its thing in all seven training hands, and others drawn by a seed: 400 in all."""
+    rng, metrics = np.random.default_rng(2028), Metrics.load()
+    pairs = [(told["style"], told["drawing"]) for told in subjects.values()]
+    named = {said(c): c for _, c in world.every}
+    for told in subjects.values():
+        for thing in {told["drawing"], named[told["word"]]}:
+            pairs += [(s, thing) for s in TRAINING_STYLES if f"{s}/{thing}" in world.drawings]
+    pairs = list(dict.fromkeys(pairs))
+    rest = [pair for pair in world.every if pair not in set(pairs)]
+    pairs += [rest[i] for i in rng.choice(len(rest), max(0, 400 - len(pairs)), replace=False)]
+    rows = []
+    for pair in pairs:
+        scenes = [world.compose(rng, world.drawing(*pair), s) for s in rng.permutation(list(SETTINGS))[:8]]
+        rows.append(metrics.dino_features([Image.fromarray(p) for p in scenes]).mean(0))
+    folder = DATA / "judges" / "gallery"
+    folder.mkdir(exist_ok=True)
+    save_file({"dino": torch.stack(rows).half()}, folder / "features.safetensors")
+    (folder / "names.json").write_text(json.dumps(["/".join(pair) for pair in pairs], indent=1) + "\n")
+    print(len(pairs), "drawings in the gallery")
+
+
 if __name__ == "__main__":
-    for kind in ("subjects", "styles"):
-        shutil.rmtree(DATA / kind, ignore_errors=True)
-    drawn = World()
-    for number, name in enumerate(SUBJECTS):
-        subject(drawn, name, number)
+    drawn, subjects = World(), json.loads((HERE / "subjects.json").read_text())
+    for number, (name, told) in enumerate(subjects.items()):
+        if not (DATA / "subjects" / name).exists():
+            subject(drawn, told, number, DATA / "subjects" / name)
     for number, name in enumerate(HELD_OUT_STYLES):
-        style(drawn, name, number)
-    scenes(drawn)
+        if not (DATA / "styles" / name).exists():
+            style(drawn, name, number)
+    if not (DATA / "scenes").exists():
+        scenes(drawn)
+    gallery(drawn, subjects)

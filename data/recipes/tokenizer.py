@@ -1,19 +1,19 @@
-"""The CLIP tokenizer of tiny-sd: byte-pair merges learned from the world's captions, every known word one token.
+"""The CLIP tokenizer of tiny-sd: byte-pair merges learned from the world's words, every known word one token.
 
-Learned once (`python tokenizer.py`, which writes data/tiny-sd/tokenizer) and read from there ever after: the trainer of
-`tokenizers` breaks ties by chance, and the next one may give "cat" the number that was "car".
+It lives in data/tiny-sd/tokenizer and only ever grows: a number that once meant a word means it for ever, because the
+rows of a trained table hang on it. `python tokenizer.py` appends the words of the drawings that it cannot yet say.
 """
 
 import json
 import re
+from itertools import pairwise
 
 from artwork import CONCEPTS, HELD_OUT_CONCEPTS, HERE
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
-from world import COLOURS, MEDIA, SETTINGS, STYLE_WORDS
+from world import COLOURS, MEDIA, SETTINGS, STYLE_WORDS, World, said
 
 FOLDER = HERE.parent / "tiny-sd" / "tokenizer"
-LENGTH = 32  # longest caption of the world: 14 tokens; the rest is room for prompts and for words of several vectors
+LENGTH = 32  # longest caption of the world: 16 tokens; the rest is room for prompts and for words of several vectors
 
 
 def corpus() -> list[str]:
@@ -25,6 +25,7 @@ def corpus() -> list[str]:
         *SETTINGS,
         *MEDIA,
         *STYLE_WORDS.values(),
+        *(said(concept) for _, concept in World().every),
         "a an the of in on at and with style picture drawing animal fruit toy thing object vehicle my this",
     ]
     return sorted({w for text in words for w in re.findall(r"[a-z]+", text)})
@@ -33,31 +34,46 @@ def corpus() -> list[str]:
 def tokenizer() -> CLIPTokenizer:
     """The one that goes with the weights."""
     if not (FOLDER / "tokenizer.json").exists():
-        raise FileNotFoundError(f"no tokenizer in {FOLDER}; make one with `python tokenizer.py`")
+        raise FileNotFoundError(f"no tokenizer in {FOLDER}; it is part of the model and cannot be made again")
     return CLIPTokenizer.from_pretrained(FOLDER)
 
 
-def learn() -> CLIPTokenizer:
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(
-        corpus() * 2,
-        trainers.BpeTrainer(
-            vocab_size=4096, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    state = json.loads(bpe.to_str())["model"]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
-    tokens = [*alphabet, *(c + "</w>" for c in alphabet)] + ["".join(m) for m in merges]
-    vocab = {t: i for i, t in enumerate([*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"])}
+def grow(old: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
+    """The same tokenizer, with merges appended until each word is one token.
+
+    A word that was one token stays it: its own merges come before all that are appended, and are tried first.
+    """
+    state = json.loads(old.backend_tokenizer.to_str())["model"]
+    vocab, merges = dict(state["vocab"]), [tuple(m) for m in state["merges"]]
+    ranks = {m: i for i, m in enumerate(merges)}
+    for word in words:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            pairs = list(pairwise(pieces))
+            best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+            if best not in ranks:
+                best = pairs[0]
+                ranks[best] = len(merges)
+                merges.append(best)
+                vocab.setdefault("".join(best), len(vocab))
+            at = pairs.index(best)
+            pieces[at : at + 2] = ["".join(best)]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
+def save(tok: CLIPTokenizer, folder) -> None:
+    """As tokenizer.json and, for transformers before 5, as vocab.json and merges.txt too."""
+    tok.save_pretrained(folder)
+    state = json.loads(tok.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(state["vocab"], ensure_ascii=False))
+    lines = ["#version: 0.2", *(" ".join(m) for m in state["merges"]), ""]
+    (folder / "merges.txt").write_text("\n".join(lines))
+
+
 if __name__ == "__main__":
-    if not (FOLDER / "tokenizer.json").exists():  # another vocabulary would make nonsense of the weights beside it
-        learn().save_pretrained(FOLDER)
-    t = tokenizer()
-    print(len(t), t.tokenize("a twemoji purple octopus in front of a brick wall, zebra"), t("a cat").input_ids)
-    assert all(len(t.tokenize(w)) == 1 for w in corpus())
+    old, words = tokenizer(), corpus()
+    new = grow(old, words)
+    assert all(len(new.tokenize(w)) == 1 for w in words)
+    assert all(new.convert_ids_to_tokens(i) == old.convert_ids_to_tokens(i) for i in range(len(old)))
+    save(new, FOLDER)
+    print(f"{len(old)} -> {len(new)} tokens for {len(words)} words")

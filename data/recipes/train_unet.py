@@ -1,140 +1,220 @@
-"""Train U-Net and text encoder together: `python train_unet.py --steps N`, after train_vae.py.
+"""Train U-Net and text encoder together: `python train_unet.py --minutes 100`, after pool.py.
 
-Scenes are composed and encoded once into a pool of latents; captions are drawn anew each time a scene comes up.
-Noise prediction on Stable Diffusion's schedule, min-SNR-5 weights, captions dropped 10 % for guidance.
+Noise prediction on Stable Diffusion's schedule. Half of all captions name their thing by a told word (codes.py), whose
+noun is the drawing's own or, in four cases of ten, another's: so the vector and not the noun says what is seen.
 """
 
 import argparse
-import json
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from artwork import BUILD, HERE
+from codes import LONGEST, WIDTH, Teller, patches
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from engine import BFLOAT16, PROCESSES, autocast, train
-from safetensors.torch import load_file, save_file
+from engine import BFLOAT16, DEVICE, autocast, train
+from pool import POOL
+from safetensors.torch import load_file
 from tokenizer import LENGTH, tokenizer
 from torch import nn
-from tqdm import tqdm
-from train_vae import to_tensor, trained_vae
+from train_vae import scaling_factor
 from transformers import CLIPTextConfig, CLIPTextModel
-from world import COLOURS, SETTINGS, World, training_caption
+from world import COLOURS, MEDIA, SETTINGS, World, caption, said, training_caption
 
-WIDTH = 256  # of a token: the d of the whole book
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
+#: what does not name a thing, so that the noun of "cat with wry smile" is "cat"
+SMALL_WORDS = {"with", "of", "and", "without", "in", "on", "face", "the", "to", "over", "for"}
+
+
+def text_encoder() -> CLIPTextModel:
+    tok = tokenizer()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tok),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tok.bos_token_id,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=tok.pad_token_id,
+            projection_dim=WIDTH,
+        )
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """Cross-attention everywhere, and the pooled text beside the time, as SDXL has it in kind."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=32,
+        out_channels=32,
+        block_out_channels=(96, 160),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=(3, 5),
+        norm_num_groups=32,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
 
 
 class Painter(nn.Module):
-    """The two networks that are trained together."""
+    """What is trained together: the two networks that are exported, and the devices that are not."""
 
     def __init__(self) -> None:
         super().__init__()
-        tok = tokenizer()
-        self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tok),
-                hidden_size=WIDTH,
-                intermediate_size=4 * WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=LENGTH,
-                bos_token_id=tok.bos_token_id,
-                eos_token_id=tok.eos_token_id,
-                pad_token_id=tok.pad_token_id,
-                projection_dim=WIDTH,
-            )
-        )
-        self.unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=32,
-            out_channels=32,
-            block_out_channels=(96, 160),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
-            cross_attention_dim=WIDTH,
-            attention_head_dim=(3, 5),
-            norm_num_groups=32,
-        )
+        self.text_encoder, self.unet, self.teller = text_encoder(), unet(), Teller()
 
-
-def _encode(rank: int, count: int, seed: int) -> None:
-    """One process's share of the pool: scenes -> latent means, written to build/pool-SEED-RANK.safetensors."""
-    torch.set_num_threads(1)
-    autoencoder, world, rng = trained_vae(), World(), np.random.default_rng((seed, rank, 7))
-    latents, facts = [], []
-    for _ in tqdm(range(count // 50), disable=rank > 0, desc="pool", mininterval=10):
-        scenes = [world.sample(rng) for _ in range(50)]
-        with torch.inference_mode():
-            latents.append(autoencoder.encode(to_tensor([s.pixels for s in scenes])).latent_dist.mean.half())
-        facts += [
-            [
-                world.training.index((s.style, s.concept)),
-                list(SETTINGS).index(s.setting),
-                list(COLOURS).index(s.colour) if s.colour else -1,
-            ]
-            for s in scenes
-        ]
-    save_file({"latents": torch.cat(latents), "facts": torch.tensor(facts)}, BUILD / f"pool-{seed}-{rank}.safetensors")
-
-
-def make(rank: int, batch: int, pool: int, exported: bool):
-    torch.manual_seed(0)
-    model = Painter()
-    if exported:  # go on from data/tiny-sd: another session, another machine, another pool of scenes
+    def load_exported(self) -> None:
+        """Go on from data/tiny-sd and the devices kept beside the recipes."""
         for part in ("unet", "text_encoder"):
             (weights,) = (HERE.parent / "tiny-sd" / part).glob("*.safetensors")
-            getattr(model, part).load_state_dict(load_file(weights))
+            getattr(self, part).load_state_dict(load_file(weights))
+        self.teller.load_state_dict(load_file(HERE / "devices.safetensors"))
+
+
+class Captions:
+    """Texts of a batch as token ids, with the told words' vectors put in their places."""
+
+    def __init__(self, world: World) -> None:
+        tok = tokenizer()
+        self.every = world.every
+        self.eos, self.pad, self.bos = tok.eos_token_id, tok.pad_token_id, tok.bos_token_id
+        self.told = len(tok)  # a number beyond the vocabulary marks the place
+        words = {w for _, c in self.every for w in said(c).split()}
+        words |= {w for s in (*SETTINGS, *MEDIA, *COLOURS) for w in s.split()} | {"a", "an"}
+        from world import STYLE_WORDS
+
+        words |= set(STYLE_WORDS.values())
+        self.number = {w: tok(w, add_special_tokens=False).input_ids[0] for w in words} | {"IT": self.told}
+        self.nouns = np.array([self.number[self.noun(c)] for _, c in self.every])
+
+    @staticmethod
+    def noun(concept: str) -> str:
+        words = said(concept).split()
+        return ([w for w in words if w not in SMALL_WORDS] or words)[-1]
+
+    def ids(self, texts: list[str]) -> torch.Tensor:
+        out = np.full((len(texts), LENGTH), self.pad, np.int64)
+        for row, text in zip(out, texts, strict=True):
+            numbers = [*[self.bos, *(self.number[w] for w in text.split())][: LENGTH - 1], self.eos]
+            row[: len(numbers)] = numbers
+        return torch.from_numpy(out)
+
+    def tell(self, rng, setting: str, colour: str | None) -> str:
+        text = caption("IT", setting if rng.uniform() < 0.93 else "", colour).replace("an IT", "a IT")
+        return f"{MEDIA[rng.integers(len(MEDIA))]} {text}" if rng.uniform() < 0.15 else text
+
+
+def states_of(encoder: CLIPTextModel, ids: torch.Tensor, told: int, vectors: torch.Tensor) -> torch.Tensor:
+    """The text encoder's last hidden states (b, LENGTH, WIDTH), with vectors (m, WIDTH) in the places of `told`."""
+    mask = ids == told
+    table = encoder.get_input_embeddings()
+
+    def put(module, args, out):
+        out = out.clone()
+        out[mask] = vectors.to(out.dtype)
+        return out
+
+    handle = table.register_forward_hook(put)
+    try:
+        return encoder(ids.masked_fill(mask, 0)).last_hidden_state
+    finally:
+        handle.remove()
+
+
+class Pool:
+    """All shards there are, taken up anew every so often."""
+
+    def __init__(self, rank: int, processes: int) -> None:
+        self.rank, self.processes, self.names = rank, processes, []
+        self.refresh()
+
+    def refresh(self) -> None:
+        names = sorted(POOL.glob("*.safetensors"))[self.rank :: self.processes]
+        if len(names) > len(self.names):
+            shards = [load_file(n) for n in names]
+            self.names = names
+            self.latents, self.facts, self.upright = (
+                torch.cat([s[k] for s in shards]) for k in ("latents", "facts", "upright")
+            )
+
+
+def make(rank: int, processes: int, batch: int, exported: bool):
+    torch.manual_seed(0)
+    model = Painter()
+    if (BUILD / "start.safetensors").exists():
+        model.load_state_dict(load_file(BUILD / "start.safetensors"))
+    elif exported:
+        model.load_exported()
     if BFLOAT16:  # there the fused kernel's backward takes a third of the step
         model.unet.set_attn_processor(AttnProcessor())
-    stored = load_file(BUILD / f"pool-{pool}-{rank}.safetensors")
-    latents, facts = stored["latents"], stored["facts"].tolist()
-    scale = scaling_factor()
-    tok, world, noise_schedule = tokenizer(), World(), DDPMScheduler(**SCHEDULE)
-    alphas = noise_schedule.alphas_cumprod
+    model.to(DEVICE)
+    pool, captions, scale = Pool(rank, processes), Captions(World()), scaling_factor()
+    schedule = DDPMScheduler(**SCHEDULE)
+    alphas = schedule.alphas_cumprod
     snr = alphas / (1 - alphas)
+    any_noun = np.unique(captions.nouns)
+    table = model.text_encoder.get_input_embeddings()
 
     def loss_fn(model, rng, step):
-        index = rng.integers(0, len(latents), batch)
-        z = latents[index].float() * scale
-        texts = []
-        for i in index:
-            pair, setting, colour = facts[i]
-            texts.append(
-                ""
-                if rng.uniform() < 0.1
-                else training_caption(
-                    rng, *world.training[pair], list(COLOURS)[colour] if colour >= 0 else None, list(SETTINGS)[setting]
-                )
-            )
-        ids = tok(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        if step % 500 == 0:
+            pool.refresh()
+        index = rng.integers(0, len(pool.latents), batch)
+        z = pool.latents[index].float() * scale
+        texts, told, nouns, amount = [], [], [], []
+        for k, (pair, setting, colour, plain) in enumerate(pool.facts[index].tolist()):
+            style, concept = captions.every[pair]
+            setting, colour = list(SETTINGS)[setting], list(COLOURS)[colour] if colour >= 0 else None
+            if rng.uniform() < 0.08:
+                texts.append("")
+            elif plain and rng.uniform() < 0.55:
+                texts.append(training_caption(rng, style, said(concept), colour, setting))
+            else:
+                texts.append(captions.tell(rng, setting, colour))
+                told.append(k)
+                nouns.append(captions.nouns[pair] if rng.uniform() < 0.6 else any_noun[rng.integers(len(any_noun))])
+                amount.append(1.0 if rng.uniform() < 0.8 else rng.uniform())
+        ids = captions.ids(texts).to(DEVICE)
         t, noise = torch.randint(0, 1000, (batch,)), torch.randn_like(z)
+        noisy = schedule.add_noise(z, noise, t).to(DEVICE)
+        uprights = pool.upright[index].to(DEVICE)
+        codes = model.teller.code(uprights[told])
+        codes = codes + 0.1 * torch.randn_like(codes)
         with autocast():
-            states = model.text_encoder(ids).last_hidden_state
-            predicted = model.unet(noise_schedule.add_noise(z, noise, t), t, states).sample
-        error = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
-        return (error * snr[t].clamp(max=5) / snr[t]).mean(), {"mse": error.mean()}, batch
+            vectors = (
+                model.teller.offset(codes).float() * torch.tensor(amount, device=DEVICE)[:, None]
+                + table.weight[torch.tensor(nouns)]
+            )
+            states = states_of(model.text_encoder, ids, captions.told, vectors)
+            predicted = model.unet(noisy, t.to(DEVICE), states).sample
+            own = [k for k in range(batch) if texts[k] and pool.facts[index[k], 2] < 0]  # in its own colours
+            drawn = model.teller.drawn(states[own]).float()
+        sketch = F.mse_loss(drawn, patches(uprights[own]))
+        error = F.mse_loss(predicted.float(), noise.to(DEVICE), reduction="none").mean((1, 2, 3))
+        # min-SNR-5 at the clean end, a floor of .3 (ten at most) at the noisy one, where layout is decided
+        weight = (snr[t].clamp(min=0.3, max=5) / snr[t]).clamp(max=10).to(DEVICE)
+        loss = (error * weight).mean()
+        told_loss = (error * weight)[told].mean() if told else loss
+        length = vectors.norm(dim=1)
+        report = {"mse": error.mean(), "weighted": loss, "told": told_loss, "sketch": sketch,
+                  "length": length.mean() if told else loss}  # fmt: skip
+        too_long = F.relu(length - LONGEST).square().sum() / batch
+        return loss + 0.3 * sketch + 0.01 * too_long, report, batch
 
     return model, loss_fn
 
 
-def scaling_factor() -> float:
-    """1 / standard deviation of the first pool's latents, as Stable Diffusion's 0.18215; it goes with the weights."""
-    first, exported = BUILD / "pool-0-0.safetensors", HERE.parent / "tiny-sd" / "vae" / "config.json"
-    if first.exists():
-        return 1 / load_file(first)["latents"].float().std().item()
-    return json.loads(exported.read_text())["scaling_factor"]
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--pool", type=int, default=0, help="seed of the pool of scenes")
+    parser.add_argument("--minutes", type=float, default=100)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--exported", action="store_true", help="start from the weights in data/tiny-sd")
     args = parser.parse_args()
-    if not (BUILD / f"pool-{args.pool}-{PROCESSES - 1}.safetensors").exists():
-        torch.multiprocessing.spawn(_encode, (20_000, args.pool), PROCESSES)
-    lr = 5e-4 if args.exported else 8e-4
-    train("unet", make, steps=args.steps, lr=lr, ema_decay=0.998, batch=24, pool=args.pool, exported=args.exported)
+    train("unet", make, minutes=args.minutes, lr=args.lr, ema_decay=0.998, batch=args.batch, exported=args.exported)

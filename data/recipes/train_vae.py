@@ -5,6 +5,7 @@ than sqrt(beta / 2) of pixel noise is dropped, so the latents stay near unit var
 """
 
 import argparse
+import json
 
 import numpy as np
 import torch
@@ -50,6 +51,11 @@ def trained_vae() -> AutoencoderKL:
             return model
     model.load_state_dict(load_file(next((HERE.parent / "tiny-sd" / "vae").glob("*.safetensors"))))
     return model
+
+
+def scaling_factor() -> float:
+    """1 / standard deviation of the latents, as Stable Diffusion's 0.18215; it goes with the weights."""
+    return json.loads((HERE.parent / "tiny-sd" / "vae" / "config.json").read_text())["scaling_factor"]
 
 
 def freeze_encoder(model: AutoencoderKL) -> AutoencoderKL:
