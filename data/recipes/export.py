@@ -29,6 +29,8 @@ def tiny_sd() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    devices = {k: v.half().contiguous() for k, v in painter.teller.state_dict().items()}
+    save_file(devices, HERE / "devices.safetensors")  # for a training that goes on from here; no part of the pipeline
     pipe.to(torch.float16)
     # transformers loads in the stored precision where diffusers loads in float32: half here would not meet the U-Net's
     pipe.text_encoder.float()
