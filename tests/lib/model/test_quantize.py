@@ -140,18 +140,19 @@ def differences(kind: str, double: bool = False) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
 def test_rounded_weights_leave_finite_differences_alone(kind):
-    """The same weights in float64 say what D(mu) is; on this net its own curvature bends it beyond mu = 1e-2."""
+    """The same weights in float64 say what D(mu) is; on this net its own curvature bends it beyond mu = 3e-3."""
     single, exact = differences(kind), differences(kind, double=True)
     assert ((single - exact).norm(dim=1) / exact.norm(dim=1)).max() < 3e-3  # at every mu from 1e-3 to 1e-1
-    assert (single[:3] - single[2]).norm(dim=1).max() / single[2].norm() < 0.1  # flat where the net is
+    assert (single[0] - single[1]).norm() / single[1].norm() < 0.1  # flat where the net is
 
 
 def test_rounded_activations_drown_finite_differences():
-    rounded, exact = differences("llm_int8"), differences("int8", double=True)  # the same weights
-    error = (rounded - exact).norm(dim=1) / exact.norm(dim=1)
-    assert error[0] > 0.5  # mu = 1e-3: nothing left
-    assert error[0] > 10 * error[-1]  # the rounding error is divided by mu
-    assert (rounded[0] - rounded[2]).norm() / rounded[2].norm() > 0.5
+    rounded, single, exact = differences("llm_int8"), differences("int8"), differences("int8", double=True)
+    error, without = ((some - exact).norm(dim=1) / exact.norm(dim=1) for some in (rounded, single))
+    assert error[0] > 0.1  # at mu = 1e-3, where the same weights with activations in float32 are ...
+    assert error[0] > 1000 * without[0]
+    assert error[0] > 5 * error[-1]  # the rounding error is divided by mu
+    assert (rounded[0] - rounded[1]).norm() / rounded[1].norm() > 0.1
 
 
 def test_unknown_kinds_are_refused():
