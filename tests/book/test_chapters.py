@@ -59,7 +59,7 @@ def test_toc_and_folder_hold_the_same_chapters():
 @by_name
 def test_committed_without_outputs(path):
     for cell in cells(path, "code"):
-        assert not cell.outputs and cell.execution_count is None, f"run `nbstripout {path.name}`"
+        assert not cell.outputs and cell.execution_count is None, f"run `nbstripout --keep-id {path.name}`"
     assert "widgets" not in json.loads(path.read_text())["metadata"]
 
 
