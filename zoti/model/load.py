@@ -68,8 +68,9 @@ def load_pipeline(
     """A text-to-image pipeline with quantized U-Net, text encoders and VAE, frozen, in eval mode.
 
     name_or_path: a key of PRESETS, a folder, a checkpoint in a single file, or a hub id; of Stable Diffusion or SDXL.
-    weights: a kind `quantize_` knows, or 'none' for full precision; by default what the pipeline was saved with, or
-    'int8'. device: 'cuda', 'mps', 'cpu'; by default the best there is. It computes in float16, on a CPU in float32.
+    weights: a kind `quantize_` knows, or 'none' for full precision, which alone can take a LoRA (see there); by default
+    what the pipeline was saved with, or 'int8'. device: 'cuda', 'mps', 'cpu'; by default the best there is. It computes
+    in float16, on a CPU in float32.
     The safety checker that is published with some models is left out unless asked for: it would double the memory, and
     here you paint your own photos.
 

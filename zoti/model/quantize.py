@@ -32,8 +32,12 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
     device. A network of diffusers or transformers notes the kind in its config, so that `load_pipeline` knows what
     `save_pretrained` saved, and stock diffusers, which does not, refuses it instead of loading random weights.
 
+    LoRA first, then `quantize_`: PEFT puts no adapter on these layers, and could not merge one into them. So open the
+    pipeline with weights='none', then `pipe.load_lora_weights(...); pipe.fuse_lora(); pipe.unload_lora_weights()`, and
+    quantize its networks.
+
     The network is quantized whole or, where that cannot be, not touched. Raises ValueError for an unknown `weights`;
-    for a layer that is quantized to another kind already, is of a subclass (as LoRA's), carries hooks, or pads with
+    for a layer that is quantized to another kind already, has an adapter, is of a subclass, carries hooks, or pads with
     anything but zeros; and for a `module` that is itself a layer, which has nothing to be replaced in.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(36, 10))
@@ -70,6 +74,11 @@ def quantize_(module: nn.Module, weights: str = "int8") -> nn.Module:
 
 def _check(name: str, layer: nn.Module, weights: str) -> None:
     """Raise ValueError where a layer could not be quantized, or not without losing something."""
+    if hasattr(layer, "base_layer"):  # PEFT's, around the layer it adapts; to merge it later would change nothing
+        raise ValueError(
+            f"the layer {name!r} has an adapter, such as a LoRA; make it part of the weights first: pipe.fuse_lora(); "
+            "pipe.unload_lora_weights()"
+        )
     if isinstance(layer, Quantized):
         if (type(layer), layer.kind) not in _LAYERS[weights]:
             raise ValueError(
