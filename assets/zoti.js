@@ -105,6 +105,8 @@ function showAllCode() {
   const folded = [...document.querySelectorAll("div.cell details.hide")];
   const strip = document.querySelector(".zoti-masthead");
   if (!folded.length || !strip) return;
+  const setup = document.querySelectorAll("div.cell.tag_setup"); // nothing to see before all code is asked for
+  setup.forEach((cell) => { cell.hidden = true; });
   const button = document.createElement("button");
   Object.assign(button, { type: "button", className: "zoti-all-code", textContent: "Show all code" });
   button.addEventListener("click", () => {
@@ -112,6 +114,7 @@ function showAllCode() {
     button.setAttribute("aria-pressed", open);
     button.textContent = open ? "Fold the code" : "Show all code";
     folded.forEach((details) => { details.open = open; });
+    setup.forEach((cell) => { cell.hidden = !open; });
   });
   strip.append(button);
 }
@@ -119,7 +122,10 @@ function showAllCode() {
 addEventListener("DOMContentLoaded", async () => {
   enlarge();
   showAllCode();
-  addEventListener("beforeprint", () => document.querySelectorAll("div.cell details.hide").forEach((d) => { d.open = true; }));
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("div.cell details.hide").forEach((details) => { details.open = true; });
+    document.querySelectorAll("div.cell.tag_setup").forEach((cell) => { cell.hidden = false; });
+  });
   const widgets = [...document.querySelectorAll(".zoti-widget")];
   const questions = widgets.filter((element) => element.dataset.module === "predict");
   if (questions.length) {

@@ -1,25 +1,45 @@
 """What Sphinx does for this book beyond Jupyter Book's own: a small extension, named in _config.yml.
 
-It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out.
+It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: figures get
+numbers, terms explain themselves in the margin, formulas become MathML, and every claim joins claims.json.
 """
 
+import html
 import json
+import re
 from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
 
 from zoti.page import FRONT
 
 LIVE = "data-zoti-live"  # marks what only a running notebook needs
+CLAIM = "application/vnd.zoti.claim+json"
+LETTERS = {"θ": "theta", "ϵ": "epsilon", "ε": "epsilon", "z": "z"}  # one colour each, in formulas as in prose
+
+log = logging.getLogger(__name__)
 
 
-def leave_out_the_kernels_part(app, name, source):
-    """Drop an executed notebook's widget state, which only a kernel's front end reads, and the look it brings."""
+# ------------------------------------------------------------------------------------------------ an executed notebook
+
+
+def read(app, name, source):
+    """Drop what only a kernel's front end reads: the widgets' state, and the look it brings. Keep the claims."""
     if not str(app.env.doc2path(name)).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
     notebook["metadata"].pop("widgets", None)
+    claims = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"] = [output for output in cell["outputs"] if LIVE not in json.dumps(output)]
+            claims += [output["data"].pop(CLAIM) for output in cell["outputs"] if CLAIM in output.get("data", {})]
+    if not hasattr(app.env, "zoti_claims"):
+        app.env.zoti_claims = {}
+    app.env.zoti_claims[name] = claims
     source[0] = json.dumps(notebook)
 
 
@@ -32,15 +52,148 @@ def write_front(app):
     (static / "zoti-page.css").write_text((FRONT / "page.css").read_text())
 
 
-def scripts_where_there_is_something_to_run(app, page, template, context, doctree):
-    if "zoti-widget" in context.get("body", ""):
+def gather(env):
+    """Every claim of the book in reading order, by chapter; what has left the book has left the list."""
+    known = getattr(env, "zoti_claims", {})
+    order = [name for name in env.toctree_includes.get(env.config.root_doc, []) if name in env.found_docs]
+    order = [env.config.root_doc, *order, *sorted(env.found_docs - {env.config.root_doc, *order})]
+    return {name: known[name] for name in order if known.get(name)}
+
+
+def write_claims(app, error):
+    if error is None and app.builder.format == "html":
+        (Path(app.outdir) / "claims.json").write_text(json.dumps(gather(app.env), ensure_ascii=False, indent=1))
+
+
+# -------------------------------------------------------------------------------------------------- figures and terms
+
+
+class Fig(SphinxRole):
+    """{fig}`label` is a link that reads "Figure 3"; which number that is, is known when the page is whole."""
+
+    def run(self):
+        return [nodes.raw("", f'<a class="zoti-ref" href="#fig-{html.escape(self.text)}"></a>', format="html")], []
+
+
+def numbered(body, page):
+    """A page's captioned figures count from one, and every reference to one becomes its number.
+
+    >>> body = '<figure class="zoti-figure" id="fig-a"><figure><figcaption>in</figcaption></figure>'
+    >>> numbered(body + '<figcaption>A.</figcaption></figure><a class="zoti-ref" href="#fig-a"></a>', "p")
+    '...<figcaption>in</figcaption></figure><figcaption><b class="zoti-number">Figure 1.</b> A.</figcaption>...Figure 1</a>'
+    """
+    inside, numbers, count = [], {}, 0
+
+    def count_up(tag):
+        nonlocal count
+        if tag[0] == "</figure>":
+            if inside:
+                inside.pop()
+        elif tag[0].startswith("<figure"):
+            label = re.search(r'id="fig-([a-z0-9-]+)"', tag[0])
+            inside.append((label[1] if label else "") if 'class="zoti-figure"' in tag[0] else None)
+        elif inside and inside[-1] is not None:
+            count += 1
+            numbers[inside[-1]] = count
+            return f'{tag[0]}<b class="zoti-number">Figure {count}.</b> '
+        return tag[0]
+
+    body = re.sub(r"<figure\b[^>]*>|</figure>|<figcaption>", count_up, body)
+
+    def name(link):
+        if link[1] not in numbers:
+            log.warning("no figure on this page has the label %r; there are %s", link[1], sorted(filter(None, numbers)),
+                        location=page)  # fmt: skip
+        return f"{link[0].removesuffix('</a>')}Figure {numbers.get(link[1], '?')}</a>"
+
+    return re.sub(r'<a class="zoti-ref" href="#fig-([^"]*)"></a>', name, body)
+
+
+def explain(app, doctree, page):
+    """The first use of a term on a page brings its meaning along, to stand in the margin."""
+    seen = set()
+    for link in list(doctree.findall(nodes.reference)):
+        inner = next(iter(link.findall(nodes.inline)), None)
+        if inner is None or "std-term" not in inner.get("classes", []):
+            continue
+        term = link.astext().lower()
+        anchor = link.get("refid") or link.get("refuri", "").partition("#")[2]
+        meaning = meanings(app.env).get(anchor)
+        if meaning is None or anchor in seen or page.endswith("glossary"):
+            continue
+        seen.add(anchor)
+        note = f'<span class="zoti-note" role="note"><b>{html.escape(term)}</b> {html.escape(meaning)}</span>'
+        link.parent.insert(link.parent.index(link) + 1, nodes.raw("", note, format="html"))
+
+
+def meanings(env):
+    """Anchor -> what the term means, out of the book's glossary."""
+    found = {}
+    for name in {place[0] for (kind, _), place in env.get_domain("std").objects.items() if kind == "term"}:
+        for item in env.get_doctree(name).findall(nodes.definition_list_item):
+            (meaning,) = item.findall(nodes.definition)
+            for term in item.findall(nodes.term):
+                found |= dict.fromkeys(term.get("ids", []), meaning.astext())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ formulas
+
+
+def mathml(latex, display):
+    """A formula as a browser sets it by itself, with the book's letters in their colours.
+
+    >>> mathml(r"\\theta + 1", "inline")
+    '<math ...display="inline"><mrow><mi class="zoti-theta">θ</mi><mo>+</mo><mn>1</mn></mrow></math>'
+    """
+    markup = convert(latex.replace("{aligned}", "{align}"), display=display)
+    markup = re.sub(r"&#x([0-9A-F]+);", lambda m: html.escape(chr(int(m[1], 16)), quote=False), markup)
+    return re.sub(r"<mi>([θϵεz])</mi>", lambda m: f'<mi class="zoti-{LETTERS[m[1]]}">{m[1]}</mi>', markup)
+
+
+def inline_formula(writer, node):
+    writer.body.append(mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def formula(writer, node):
+    label = f' id="{html.escape(node["ids"][0])}"' if node.get("ids") else ""
+    number = f'<span class="zoti-equation">({node["number"]})</span>' if node.get("number") else ""
+    writer.body.append(f'<div class="zoti-math"{label}>{mathml(node.astext(), "block")}{number}</div>')
+    raise nodes.SkipNode
+
+
+# ---------------------------------------------------------------------------------------------------------------- pages
+
+
+def dress(app, page, template, context, doctree):
+    body = numbered(context.get("body", ""), page)
+    ran = Path(app.srcdir).parent / "executed" / f"{page}.ipynb"
+    if "zoti-masthead" in body and ran.exists():
+        took = json.loads(ran.read_text())["metadata"].get("papermill", {}).get("duration")
+        if took:
+            body = body.replace("computed on ", f"computed in {spoken(took)} on ", 1)
+    context["body"] = body
+    if "zoti-widget" in body:
         app.add_js_file("zoti-modules.js", priority=700)
     app.add_js_file("zoti.js", priority=800)
 
 
+def spoken(seconds):
+    """
+    >>> spoken(47.4), spoken(250)
+    ('47 seconds', '4 minutes')
+    """
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
 def setup(app):
-    app.connect("source-read", leave_out_the_kernels_part)
+    app.add_role("fig", Fig())
+    app.add_html_math_renderer("zoti", (inline_formula, None), (formula, None))
+    app.connect("source-read", read)
     app.connect("builder-inited", write_front)
-    app.connect("html-page-context", scripts_where_there_is_something_to_run)
+    app.connect("doctree-resolved", explain)
+    app.connect("html-page-context", dress)
+    app.connect("build-finished", write_claims)
     app.add_css_file("zoti-page.css", priority=600)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,13 +1,14 @@
 """What a page of this book shows: pictures with words, figures that answer, predictions, claims with numbers.
 
 `texts` writes words and numbers, `drawings` turns plots into the page's own SVG, `pictures` shows both with captions;
-`explorers` have sliders, `predictions` ask before anything is revealed, `proof` checks what is claimed, and `furniture`
-stands around a chapter.
+`explorers` have sliders, `predictions` ask before anything is revealed, `proof` checks what is claimed; `model_drawing`
+is the book's one picture of the model, and `furniture` stands around a chapter.
 """
 
 from zoti.page.drawings import PALETTE, drawing
 from zoti.page.explorers import Goal, Interactive, Live, explorer, linked, scene
 from zoti.page.furniture import masthead, processor
+from zoti.page.model_drawing import anatomy
 from zoti.page.pictures import FRONT, Html, framed, panels, picture, style
 from zoti.page.predictions import Curve, mark, predict
 from zoti.page.proof import Claim, claim, claims, show
@@ -22,6 +23,7 @@ __all__ = [
     "Html",
     "Interactive",
     "Live",
+    "anatomy",
     "claim",
     "claims",
     "drawing",
