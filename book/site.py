@@ -80,7 +80,7 @@ def numbered(body, page):
 
     >>> body = '<figure class="zoti-figure" id="fig-a"><figure><figcaption>in</figcaption></figure>'
     >>> numbered(body + '<figcaption>A.</figcaption></figure><a class="zoti-ref" href="#fig-a"></a>', "p")
-    '...<figcaption>in</figcaption></figure><figcaption><b class="zoti-number">Figure 1.</b> A.</figcaption>...Figure 1</a>'
+    '...<figcaption>in</figcaption></figure><figcaption><b class="zoti-number">Figure 1.</b> A.<...>Figure 1</a>'
     """
     inside, numbers, count = [], {}, 0
 
