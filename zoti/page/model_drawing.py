@@ -65,8 +65,8 @@ def _road(a: str, b: str) -> str:
     """An arrow from one part to the next: to the right, or down where that lies below."""
     (_, x, y, width), (_, x2, y2, width2) = _BOXES[a], _BOXES[b]
     if y == y2:
-        tip, line, head = (x2 - 2, y + 20), f"M{x + width + 2} {y + 20}H{x2 - 3}", "l-6 -4v8z"
+        tip, line, head = (x2 - 2.0, y + 20.0), f"M{x + width + 2} {y + 20}H{x2 - 3}", "l-6 -4v8z"
     else:
         middle = x2 + width2 / 2
-        tip, line, head = (middle, y2 - 2), f"M{middle} {y + _HIGH + 2}V{y2 - 3}", "l-4 -6h8z"
-    return f'<path d="{line}" fill="none" stroke="currentColor"/><path d="M{tip[0]} {tip[1]}{head}"/>'
+        tip, line, head = (middle, y2 - 2.0), f"M{middle} {y + _HIGH + 2}V{y2 - 3}", "l-4 -6h8z"
+    return f'<path d="{line}" fill="none" stroke="currentColor"/><path d="M{tip[0]:g} {tip[1]:g}{head}"/>'
