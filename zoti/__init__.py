@@ -12,7 +12,8 @@ each of which stands only on those before it:
 - `descent/`: timesteps, directions, estimators, subspace, optimizers: downhill from losses alone;
 - `objective`: the loss a candidate for the word is judged by;
 - `checkpoint`: a run's state, saved and resumed to the same bits;
-- `invert`: the loop that puts all of this together, a step at a time.
+- `invert`: the loop that puts all of this together, a step at a time;
+- `progress`: what a run shows of itself while it goes.
 
 Beside this road:
 
@@ -64,6 +65,7 @@ from zoti.images import load_images
 from zoti.invert import Config, Step, invert
 from zoti.model import PRESETS, footprint, load_pipeline, quantize_
 from zoti.objective import DenoisingLoss
+from zoti.progress import watch
 from zoti.word import ConceptToken
 
 __version__ = "0.1.0"
@@ -99,4 +101,5 @@ __all__ = [
     "rge",
     "sensitive_directions",
     "spsa",
+    "watch",
 ]

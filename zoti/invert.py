@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from zoti.checkpoint import Checkpoint, Run, State, initial_state, renewed_state
 from zoti.descent.curvature import GaussNewton
@@ -130,7 +128,6 @@ def invert(
     checkpoint: str | Path | None = None,
     bank: LossFn | None = None,
     every: int = 100,
-    progress: bool = False,
 ) -> Iterator[Step]:
     """Learn the objective's word by forward passes only (ZOODiP Alg. 1 and 2), yielding a Step after each update.
 
@@ -141,7 +138,7 @@ def invert(
     your own `break`. A run that finds this file goes on from it, to the same bits as if it had never stopped. One that
     is done yields its last Step again, and `ConceptToken.load` reads its word from the file.
 
-    `progress` shows a bar, which goes away when the run is done; TQDM_DISABLE=1 forbids it.
+    It shows nothing; `watch` does.
 
     A run has diverged when a loss is not finite or above 10 (a model that predicts nothing has about 1), or when the
     token is 1000 times as long as the word's initial vectors. Growing as such does no harm, for a text encoder
@@ -205,26 +202,22 @@ def invert(
             f"{f' in {checkpoint}' if file else ''}. Try a smaller learning rate or a larger mu"
         )
 
-    # tqdm itself forgets the variable in a notebook
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     try:
-        with tqdm(total=config.steps, initial=run.index, disable=hidden, leave=False) as bar:
-            while run.index < config.steps:
-                estimate, chance = _estimate(objective, config, run)
-                if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
-                    stop("the loss is not finite")
-                if estimate.loss > WORST_LOSS:
-                    stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
-                good = run
-                after = _stepped(config, run, estimate, chance)
-                longer = _length(after.theta) / (_length(objective.token.initial) or 1.0)  # a word may start at nothing
-                if not longer <= LONGEST:
-                    stop(f"the token became {longer:.3g} times as long as it began")
-                run = after
-                if file is not None and (run.index % every == 0 or run.index == config.steps):
-                    file.save(run)
-                bar.update()
-                yield step()
+        while run.index < config.steps:
+            estimate, chance = _estimate(objective, config, run)
+            if not torch.isfinite(estimate.directional).all() or not math.isfinite(estimate.loss):
+                stop("the loss is not finite")
+            if estimate.loss > WORST_LOSS:
+                stop(f"the loss is {float(estimate.loss):.3g}, where predicting nothing costs about 1,")
+            good = run
+            after = _stepped(config, run, estimate, chance)
+            longer = _length(after.theta) / (_length(objective.token.initial) or 1.0)  # a word may start at nothing
+            if not longer <= LONGEST:
+                stop(f"the token became {longer:.3g} times as long as it began")
+            run = after
+            if file is not None and (run.index % every == 0 or run.index == config.steps):
+                file.save(run)
+            yield step()
     except BaseException as stopped:
         # a generator that nobody wants any more may be told so long after its file was thrown away
         unwanted = isinstance(stopped, GeneratorExit) and not file.path.exists() if file else True

@@ -1,11 +1,9 @@
 """The loop: what a step is, what a run leaves alone, and when it stops."""
 
-import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
-import tqdm.notebook
 from safetensors.torch import load_file
 
 from tests.helpers import VARIANTS, generator, noise_images, problem, random_pipeline, random_xl_pipeline
@@ -102,30 +100,6 @@ def test_a_batch_of_stratified_times_holds_one_of_every_slice(pipe):
     list(invert(objective, Config(steps=20, batch=6)))
     assert len(seen) == 20
     assert all(300 + 100 * i <= t < 400 + 100 * i for times in seen for i, t in enumerate(times))
-
-
-def shown(capsys, **options) -> str:
-    list(invert(problem(random_pipeline()), Config(steps=4), **options))
-    return "".join(capsys.readouterr())
-
-
-def test_the_bar_shows_only_where_it_is_asked_for_and_goes_on_where_the_run_does(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    monkeypatch.setattr(sys.modules["zoti.invert"], "tqdm", tqdm.tqdm)
-    assert "4 [" not in shown(capsys)
-    path = tmp_path / "run.safetensors"
-    assert "0/4 [" in shown(capsys, progress=True, checkpoint=path)
-    list(invert(problem(random_pipeline()), Config(steps=4), checkpoint=path))
-    capsys.readouterr()
-    list(invert(problem(random_pipeline()), Config(steps=6), checkpoint=path, progress=True))
-    bar = "".join(capsys.readouterr())
-    assert "4/6 [" in bar
-    assert "0/6" not in bar
-    assert bar.endswith("\r")  # a bar that is done wipes its line
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert "4 [" not in shown(capsys, progress=True)
-    monkeypatch.setattr(sys.modules["zoti.invert"], "tqdm", tqdm.notebook.tqdm)  # which would not ask the variable
-    assert "4 [" not in shown(capsys, progress=True)
 
 
 def test_a_config_names_its_run():
