@@ -39,6 +39,7 @@ os.environ.update(
     TQDM_DISABLE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait slow each other down on a busy machine
 )
 
 
