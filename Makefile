@@ -44,5 +44,5 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 	    || echo "PyTorch's CPU index is out of reach: taking torch from PyPI"; \
 	fi
 	$(BIN)/pip install -q torch==2.13.0 -c .ci/constraints.txt
-	$(BIN)/pip install -q -e ".[book,test,dev]" -c .ci/constraints.txt
+	$(BIN)/pip install -q -e ".[book,engine,test,dev]" -c .ci/constraints.txt
 	@touch $@

@@ -148,6 +148,15 @@ def random_xl_pipeline(eos_token_id: int | None = None) -> StableDiffusionXLPipe
     return pipe
 
 
+def speaking_pipeline() -> StableDiffusionPipeline:
+    """One encoder, and a U-Net that adds what it reads to the time embedding too."""
+    pipe = random_pipeline()
+    torch.manual_seed(0)
+    config = {**pipe.unet.config, "addition_embed_type": "text", "addition_embed_type_num_heads": 4}
+    pipe.unet = UNet2DConditionModel.from_config(config).requires_grad_(False).eval()
+    return pipe
+
+
 def noise_images(n: int = 3) -> list[Image.Image]:
     pixels = torch.randint(0, 256, (n, 20, 24, 3), generator=generator(), dtype=torch.uint8).numpy()
     return [Image.fromarray(p) for p in pixels]

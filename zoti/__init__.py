@@ -11,6 +11,7 @@ each of which stands only on those before it:
 - `word/`: the new word, its place in the pipeline and the files that hold it;
 - `descent/`: timesteps, directions, estimators, subspace, optimizers: downhill from losses alone;
 - `objective`: the loss a candidate for the word is judged by;
+- `engine`: the same loss by onnxruntime, which can only run, and does so faster;
 - `checkpoint`: a run's state, saved and resumed to the same bits;
 - `invert`: the loop that puts all of this together, a step at a time;
 - `progress`: what a run shows of itself while it goes.

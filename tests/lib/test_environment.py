@@ -28,7 +28,7 @@ def test_conda_environment_installs_the_project():
     (pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
     (line,) = pip  # the project and its extras, nothing of its own
     extras = re.fullmatch(r"-e \.\[(.+)\]", line)[1].split(",")
-    assert set(extras) == {"book", "test"} <= set(EXTRAS)
+    assert set(extras) == {"book", "engine", "test"} <= set(EXTRAS)
 
 
 def test_everyone_names_the_same_python():

@@ -59,9 +59,13 @@ class Quantized(nn.Module):
         codes, scale = quantize_weight(weight, 4 if self.kind == "int4" else 8)
         return (pack(codes) if self.kind == "int4" else codes), scale
 
+    def integers(self) -> Tensor:
+        """The codes (out, ...) as int8, one each."""
+        return unpack(self.codes, self.shape) if self.kind == "int4" else self.codes
+
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The rounded weight (out, ...) in `dtype`: made for one call, then forgotten."""
-        codes = unpack(self.codes, self.shape) if self.kind == "int4" else self.codes
+        codes = self.integers()
         return codes.to(dtype).mul_(self.scale.view(-1, *[1] * (codes.ndim - 1)))
 
     @property

@@ -2,19 +2,9 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
-from tests.helpers import generator, problem, quantized, random_pipeline, random_xl_pipeline
+from tests.helpers import generator, problem, quantized, random_pipeline, random_xl_pipeline, speaking_pipeline
 from zoti import ConceptToken, load_pipeline, sensitive_directions
-
-
-def speaking_pipeline():
-    """One encoder, and a U-Net that adds what it reads to the time embedding too."""
-    pipe = random_pipeline()
-    torch.manual_seed(0)
-    config = {**pipe.unet.config, "addition_embed_type": "text", "addition_embed_type_num_heads": 4}
-    pipe.unet = UNet2DConditionModel.from_config(config).requires_grad_(False).eval()
-    return pipe
 
 
 def heard(objective, theta: torch.Tensor) -> torch.Tensor:
