@@ -21,6 +21,7 @@ Beside this road:
 - `rivals/`: backpropagation, DreamBooth, evolution and forward-mode gradients, in the same frame;
 - `metrics`: how alike, how obedient, how diverse the pictures are;
 - `ledger/`: what each method asks of memory;
+- `personalize`: the one call, from photos to a word;
 - `page/`: what a chapter shows.
 """
 
@@ -67,6 +68,7 @@ from zoti.invert import Config, Step, invert
 from zoti.model import PRESETS, footprint, load_pipeline, quantize_
 from zoti.objective import DenoisingLoss
 from zoti.progress import watch
+from zoti.personalize import Learned, personalize
 from zoti.word import ConceptToken
 
 __version__ = "0.1.0"
@@ -81,6 +83,7 @@ __all__ = [
     "Estimate",
     "GaussNewton",
     "Guided",
+    "Learned",
     "PartialUniform",
     "RandomSubspace",
     "SNRWeighted",
@@ -98,6 +101,7 @@ __all__ = [
     "load_images",
     "load_pipeline",
     "one_point",
+    "personalize",
     "quantize_",
     "rge",
     "sensitive_directions",

@@ -168,7 +168,9 @@ def invert(
     file = None
     if checkpoint is not None:
         told = {**config.identity(), **objective.identity(), "start": fingerprint({"theta": run.theta})}
-        file = Checkpoint(Path(checkpoint), told, objective.token.facts())
+        # by the last, which is no part of a run's identity, only rounding changes
+        facts = {**objective.token.facts(), "max_batch": str(objective.max_batch)}
+        file = Checkpoint(Path(checkpoint), told, facts)
         run = file.load(run)
     if run.index > config.steps:
         raise ValueError(
