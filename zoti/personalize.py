@@ -1,4 +1,4 @@
-"""The one call for a person in a hurry: photos and a noun in, a word out. It makes no choice that you could not make."""
+"""The one call for a person in a hurry: photos and a noun in, a word out. It makes no choice you could not make."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
