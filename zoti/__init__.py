@@ -14,7 +14,8 @@ each of which stands only on those before it:
 - `engine`: the same loss by onnxruntime, which can only run, and does so faster;
 - `checkpoint`: a run's state, saved and resumed to the same bits;
 - `invert`: the loop that puts all of this together, a step at a time;
-- `progress`: what a run shows of itself while it goes.
+- `progress`: what a run shows of itself while it goes;
+- `ranks`: many machines, each of which judges its share of the candidates.
 
 Beside this road:
 
