@@ -67,11 +67,11 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on(tmp_path, one_thread)
     "first, second, said",
     [
         ((0, 1), (0, 2), "ValueError.*do not judge the same word"),
-        ((0, 1), (2, 1), "RuntimeError.*no longer ask the same"),
+        ((0, 1), (4, 1), "RuntimeError.*no longer ask the same"),
     ],
 )
 def test_processes_that_do_not_do_the_same_are_told_so(first, second, said, tmp_path):
-    """Another max_batch, and another config."""
+    """Another max_batch, and another seed."""
     job(tmp_path, first, second)
     for rank in range(2):
         assert re.search(said, (tmp_path / f"{rank}.error").read_text())

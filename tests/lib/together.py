@@ -14,8 +14,15 @@ from tests.helpers import VARIANTS, problem, random_pipeline
 from zoti import Config, invert
 from zoti.ranks import Shared
 
-#: More directions than processes; an estimator with other candidates; several draws; a run long enough to be killed in.
-CONFIGS = [Config(steps=3, n=6), replace(VARIANTS[1], steps=3), Config(steps=3, n=2, batch=3), Config(steps=40)]
+#: More directions than processes; an estimator with other candidates; several draws; a run long enough to be killed in;
+#: and the first with other chance.
+CONFIGS = [
+    Config(steps=3, n=6),
+    replace(VARIANTS[1], steps=3),
+    Config(steps=3, n=2, batch=3),
+    Config(steps=40),
+    Config(steps=3, n=6, seed=1),
+]
 
 
 def learn(objective, config: Config, folder: Path, dies_at: int | None = None) -> torch.Tensor:
