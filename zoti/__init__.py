@@ -68,8 +68,8 @@ from zoti.images import load_images
 from zoti.invert import Config, Step, invert
 from zoti.model import PRESETS, footprint, load_pipeline, quantize_
 from zoti.objective import DenoisingLoss
-from zoti.progress import watch
 from zoti.personalize import Learned, personalize
+from zoti.progress import watch
 from zoti.word import ConceptToken
 
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
 """The one call for a person in a hurry: photos and a noun in, a word out. It makes no choice you could not make."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,6 +21,7 @@ from zoti.invert import Config, invert
 from zoti.ledger.memory import Ledger
 from zoti.model.load import PRESETS, Preset, load_pipeline
 from zoti.objective import DenoisingLoss
+from zoti.progress import painter, watch
 from zoti.word.tokens import ConceptToken
 from zoti.word.vocabulary import tidy
 
@@ -55,8 +55,6 @@ class Learned:
     objective: DenoisingLoss
     #: all other numbers of the run
     config: Config
-    #: what was painted on the way, each picture with the number of steps done
-    pictures: list[tuple[int, Image.Image]]
 
     @property
     def pipe(self) -> Pipeline:
@@ -72,9 +70,7 @@ class Learned:
 
         The same seed gives the same picture.
         """
-        chance = torch.Generator().manual_seed(seed)
-        image: Image.Image = self.pipe(prompt.replace("{}", self.word), generator=chance, **options).images[0]
-        return image
+        return painter(self.objective.token, prompt, seed, **options)(self.theta)
 
 
 def personalize(
@@ -90,7 +86,6 @@ def personalize(
     device: torch.device | str | None = None,
     seed: int = 0,
     slow: bool = False,
-    show: Callable[[int, Image.Image], None] | None = None,
 ) -> Learned:
     """Learn a word for what is in your photos: everything README's example does, with every number chosen.
 
@@ -106,10 +101,9 @@ def personalize(
     - checkpoint, the file the run is kept in, by default my-noun.safetensors here. Stop the run when you like, by
       Ctrl-C say, and the same call goes on from there, to the same bits.
 
-    Every photo is encoded once; then the VAE waits on the CPU, and comes back to paint: eight times on the way, and
-    when the word is learned. These pictures go to `show(steps done, picture)`, by default onto a notebook's page. As
-    many candidates go through the model together as the free memory holds. Their number is kept with the run, for
-    another would round otherwise. A terminal gets a bar.
+    Every photo is encoded once; then the VAE waits on the CPU, and comes back to paint. As many candidates go through
+    the model together as the free memory holds, and their number is kept with the run, for another would round
+    otherwise. How the run goes is shown by `watch`, in a notebook with a picture every so often.
 
     After three steps it is known how long the rest takes. That is printed; and where it is more than two hours, as
     with Stable Diffusion on a CPU, ValueError is raised, unless slow=True. ValueError is also raised for what
@@ -132,21 +126,18 @@ def personalize(
     objective = DenoisingLoss(pipe, token, latents, told, PartialUniform(preset.low, preset.high))
     config = Config(steps=steps or preset.steps, mu=preset.mu, optimizer=ZOAdam(preset.lr), seed=seed)
     path = Path(checkpoint or f"{token.words[0].strip('<>')}.safetensors")
-    pictures: list[tuple[int, Image.Image]] = []
 
-    def learned(theta: Tensor) -> Learned:
-        token.write(theta)
-        return Learned(token.word, theta, objective, config, pictures)
+    def paint(theta: Tensor) -> Image.Image:
+        with placed(pipe.vae, pipe.unet.device):
+            return painter(token, told[0])(theta)
 
     with placed(pipe.vae, "cpu"), closing(_steps(objective, config, path)) as run:
         first = list(islice(run, 3))
         _announce(config.steps, [step.seconds for step in first], first[-1].index, path, slow)
-        for step in chain(first, run):
-            if step.index % max(config.steps // 8, 1) == 0 or step.index == config.steps:
-                with placed(pipe.vae, pipe.unet.device):
-                    pictures.append((step.index, learned(step.theta).paint(seed=seed)))
-                (show or _page)(*pictures[-1])
-    return learned(step.theta)
+        for step in watch(chain(first, run), config.steps, paint):
+            theta = step.theta
+    token.write(theta)
+    return Learned(token.word, theta, objective, config)
 
 
 @contextmanager
@@ -182,7 +173,7 @@ def _steps(objective: DenoisingLoss, config: Config, path: Path) -> Any:
         with suppress(ValueError):  # `invert` says what is wrong with a file
             kept = header(path)[1].get("max_batch")
     objective.max_batch = int(kept) if kept else _affordable(objective, config.n + 1)
-    return invert(objective, config, checkpoint=path, progress=sys.stderr.isatty())
+    return invert(objective, config, checkpoint=path)
 
 
 def _affordable(objective: DenoisingLoss, most: int) -> int:
@@ -224,11 +215,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.0f} seconds"
-
-
-def _page(step: int, image: Image.Image) -> None:
-    """Show a picture where there is a page to show it on."""
-    if "ipykernel" in sys.modules:
-        from IPython.display import display
-
-        display(image)

@@ -28,17 +28,31 @@ def folder(any_pipe, tmp_path):
     return tmp_path / "model"
 
 
-def test_photos_become_a_word_that_stock_diffusers_paints(folder, any_pipe, tmp_path, capsys):
-    shown = []
-    learned = personalize("photos", "teapot", folder, steps=4, show=lambda *seen: shown.append(seen))
+@pytest.fixture
+def watched(monkeypatch):
+    """Numbers of the steps that were shown; as in a notebook, the word is painted after each."""
+    seen: list[int] = []
+
+    def watch(steps, total, paint):
+        for step in steps:
+            seen.append(step.index)
+            assert paint(step.theta).size == (16, 16)
+            yield step
+
+    monkeypatch.setattr(here, "watch", watch)
+    return seen
+
+
+def test_photos_become_a_word_that_stock_diffusers_paints(folder, any_pipe, tmp_path, capsys, watched):
+    learned = personalize("photos", "teapot", folder, steps=4)
     assert learned.word == "<my-teapot>" and not torch.equal(learned.theta, learned.objective.token.initial)
-    assert [done for done, _ in shown] == [1, 2, 3, 4] and learned.pictures == shown
+    assert watched == [1, 2, 3, 4]
     preset = PRESETS["sdxl" if hasattr(any_pipe, "text_encoder_2") else "sd1.5"]
     assert (learned.config.mu, learned.config.optimizer.lr) == (preset.mu, preset.lr)
     assert (learned.objective.timesteps.low, learned.objective.timesteps.high) == (preset.low, preset.high)
     assert learned.objective.prompts == [t.replace("{}", "<my-teapot>") for t in OBJECT_TEMPLATES[:3]]
     assert "s a step here: 1 steps take" in capsys.readouterr().out
-    assert learned.pictures[-1][1].tobytes() == learned.paint().tobytes() != learned.paint(seed=1).tobytes()
+    assert learned.paint().tobytes() != learned.paint(seed=1).tobytes()
     saved = learned.save("word")
     if not hasattr(any_pipe, "text_encoder_2"):
         stock = twin(any_pipe)
@@ -61,18 +75,19 @@ def test_what_is_given_is_heeded(folder):
         assert file.metadata()["word"] == "<pot>"
 
 
-def test_an_interrupted_run_goes_on_with_as_many_candidates_a_pass_as_it_began_with(folder, monkeypatch):
-    def stop(done, picture):
-        if done == 2:
-            raise KeyboardInterrupt
+def test_an_interrupted_run_goes_on_with_as_many_candidates_a_pass_as_it_began_with(folder, monkeypatch, watched):
+    def stopping(steps, total, paint):
+        yield next(iter(steps))
+        raise KeyboardInterrupt
 
     whole = personalize("photos", "teapot", folder, steps=4, checkpoint="whole.safetensors")
     assert whole.objective.max_batch == 3  # all there are: this computer has room for them
-    with pytest.raises(KeyboardInterrupt):
-        personalize("photos", "teapot", folder, steps=4, show=stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(here, "watch", stopping)
+        personalize("photos", "teapot", folder, steps=4)
     monkeypatch.setattr(here, "_free", lambda device: 1)
     resumed = personalize("photos", "teapot", folder, steps=4)
-    assert [done for done, _ in resumed.pictures] == [4]  # the three first were done, one of them not painted
+    assert watched == [1, 2, 3, 4, 4]  # three were done before it was known how long the rest takes
     assert resumed.objective.max_batch == 3 and torch.equal(resumed.theta, whole.theta)
     fresh = personalize("photos", "teapot", folder, steps=1, checkpoint="fresh.safetensors")
     assert fresh.objective.max_batch == 1  # and not none, however little there is
@@ -87,14 +102,14 @@ def test_candidates_a_pass_are_what_the_memory_holds(folder, monkeypatch):
     assert counts == sorted(counts) and counts[0] == 1 and counts[-1] == 64 and len(set(counts)) > 2
 
 
-def test_a_run_that_would_take_hours_asks_to_be_told_so(folder, monkeypatch):
+def test_a_run_that_would_take_hours_asks_to_be_told_so(folder, monkeypatch, watched):
     monkeypatch.setattr(here, "PATIENCE", 0.0)
     with pytest.raises(
         ValueError, match=r"s a step here: 2 steps take .*tiny-sd.*GPU.*slow=True.*my-teapot.safetensors"
     ):
         personalize("photos", "teapot", folder, steps=5)
-    slow = personalize("photos", "teapot", folder, steps=5, slow=True)
-    assert [done for done, _ in slow.pictures] == [4, 5]  # the three steps were not for nothing
+    personalize("photos", "teapot", folder, steps=5, slow=True)
+    assert watched == [4, 5]  # the three steps were not for nothing
 
 
 @pytest.mark.parametrize(
@@ -104,7 +119,7 @@ def test_time_is_told_as_people_tell_it(seconds, said):
     assert here._duration(seconds) == said
 
 
-def test_the_vae_waits_elsewhere_while_a_word_is_learned(folder, monkeypatch):
+def test_the_vae_waits_elsewhere_while_a_word_is_learned(folder, monkeypatch, watched):
     """There is one device here: the moves are counted, and where each step found the VAE."""
     moves = []
 
@@ -144,8 +159,7 @@ def test_on_tiny_sd_nothing_is_chosen_by_hand():
     from zoti.data import load_subject
 
     photos = load_subject("teapot").references
-    learned = personalize(photos, "teapot", "tiny-sd", steps=24, show=lambda *_: None)
-    assert [done for done, _ in learned.pictures] == list(range(3, 25, 3))
+    learned = personalize(photos, "teapot", "tiny-sd", steps=24)
     assert learned.objective.timesteps.high == PRESETS["tiny-sd"].high and learned.config.mu == PRESETS["tiny-sd"].mu
     theta = torch.stack([learned.objective.token.initial, learned.theta])
     assert (theta[1] - theta[0]).abs().max() > 24 * 5e-3 / 10
