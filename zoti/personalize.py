@@ -190,6 +190,7 @@ def _affordable(objective: DenoisingLoss, most: int) -> int:
 def _free(device: torch.device) -> int:
     """Bytes of a device's memory that nobody uses."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the VAE has left is nobody's
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)  # Apple's GPU has the computer's
 
