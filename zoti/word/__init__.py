@@ -6,6 +6,6 @@ vectors at once, `embeds` the files in which words travel.
 
 from zoti.word.embeds import load_embeds, load_facts, save_embeds
 from zoti.word.tokens import ConceptToken, Conditions
-from zoti.word.vocabulary import Vocabulary, tidy
+from zoti.word.vocabulary import Vocabulary, tidy, written
 
-__all__ = ["ConceptToken", "Conditions", "Vocabulary", "load_embeds", "load_facts", "save_embeds", "tidy"]
+__all__ = ["ConceptToken", "Conditions", "Vocabulary", "load_embeds", "load_facts", "save_embeds", "tidy", "written"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoti.data import Pipeline
 from zoti.identity import Identity, fingerprint
 from zoti.word.embeds import load_embeds, load_facts, save_embeds
-from zoti.word.vocabulary import Vocabulary, tidy
+from zoti.word.vocabulary import Vocabulary, tidy, written
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class ConceptToken:
 
         Raises ValueError where the prompt does not hold the word within the encoders' length.
         """
-        rows = [v.ids(self.pipe.maybe_convert_prompt(prompt, v.tokenizer)) for v in self.vocabularies]
+        rows = [v.ids(self.pipe.maybe_convert_prompt(written(prompt), v.tokenizer)) for v in self.vocabularies]
         for row, word in zip(rows, self.token_ids, strict=True):
             if not set(word) <= set(row):
                 raise ValueError(

@@ -28,6 +28,19 @@ def tidy(word: str) -> str:
     return f"<{re.sub(r'[<>]', '', read) or 'my-word'}>"
 
 
+def written(text: str) -> str:
+    """The text itself. Raises ValueError where it holds half of a character of two code units.
+
+    >>> written("a <pot>")
+    'a <pot>'
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} is no text that could be written to a file; type it again ({error})") from error
+    return text
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """One CLIPTokenizer and its CLIPTextModel (or, in SDXL, the second with a CLIPTextModelWithProjection).
@@ -93,7 +106,7 @@ class Vocabulary:
         for token in sorted(self.vectors(first).keys() - gone):
             raise ValueError(f"{token!r} is already in the vocabulary; say replace=True to make it anew, or {other}")
         for word in words:
-            if word not in gone and (word in known or len(self.tokenizer.tokenize(word)) == 1):
+            if word not in gone and (word in known or len(self._ids(word, add_special_tokens=False)) == 1):
                 raise ValueError(f"{word!r} is already in the vocabulary; {other}")
             for added in self.tokenizer.get_added_vocab().keys() - gone:
                 # in a prompt, pipelines replace a word of several vectors wherever its letters stand, and see
@@ -130,10 +143,7 @@ class Vocabulary:
         return self._ids(text, padding="max_length", max_length=length, truncation=True)
 
     def _ids(self, text: str, **options: Any) -> list[int]:
-        try:
-            ids: list[int] = self.tokenizer(text, **options).input_ids
-        except TypeError as error:  # half of a character of two code units
-            raise ValueError(f"{text!r} is no text that could be written to a file; type it again ({error})") from error
+        ids: list[int] = self.tokenizer(written(text), **options).input_ids
         return ids
 
     def read(self, ids: Tensor, word: list[int], theta: Tensor, **options: bool) -> Any:

@@ -190,3 +190,18 @@ def test_vectors_of_a_wrong_shape_are_never_written_or_saved(any_pipe, tmp_path)
             token.encode(torch.zeros(shape), ["a <new>"])
     assert same(before, contents(any_pipe))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_half_a_character_is_refused_by_every_door(any_pipe, vectors):
+    token, half = ConceptToken(any_pipe, "<a>", "teapot", vectors), "\ud800"
+    before = contents(any_pipe)
+    for call in (
+        lambda: ConceptToken(any_pipe, f"<{half}>", "cat", vectors),
+        lambda: ConceptToken(any_pipe, "<b>", half),
+        lambda: token.ids(f"{half} <a>"),
+        lambda: token.encode(token.initial[None], [f"{half} <a>"]),
+    ):
+        with pytest.raises(ValueError, match="is no text that could be written"):
+            call()
+    assert same(before, contents(any_pipe))
