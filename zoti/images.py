@@ -1,9 +1,11 @@
 """Pictures as a viewer shows them: read from a folder, upright and in RGB, no larger than needed, cut to squares."""
 
+import io
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -80,8 +82,8 @@ def load_images(folder: str | Path, side: int = 1024) -> list[Image.Image]:
 def shown(images: Sequence[Image.Image]) -> list[Image.Image]:
     """Pictures as a viewer shows them, in RGB: upright if their cameras noted how, white where they are transparent.
 
-    Takes every mode of Pillow. Numbers of more than eight bits are scaled down to them, real ones as if they went from
-    0 to 1 if none is larger.
+    Takes every mode of Pillow, and heeds the profile of a picture's colours. Numbers of more than eight bits are scaled
+    down to them, real ones as if they went from 0 to 1 if none is larger.
 
     Raises ValueError for what is no picture, or one that cannot be read.
 
@@ -153,15 +155,26 @@ def _shown(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image)
+    profile = image.info.pop("icc_profile", None)
     if image.mode == "LAB":
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(image)
+        image = _in_srgb(image, ImageCms.createProfile("LAB"))
+    elif profile and image.mode in ("RGB", "RGBA", "CMYK"):  # phones' colours are those of Display P3
+        with suppress(ImageCms.PyCMSError, OSError):  # a viewer, too, passes over one that is damaged
+            image = _in_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     if image.mode == "La":
         image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: Any) -> Image.Image:
+    """The picture in the colours of a screen, sRGB."""
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    turned = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, mode).apply(image)
+    turned.info.pop("icc_profile", None)
+    return turned
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 import zoti.images
 from tests.helpers import noise_images
@@ -238,6 +238,36 @@ def test_a_picture_is_turned_upright_by_whichever_door_it_comes(pipe, tmp_path, 
         by_hand = cache_latents(pipe, [lazy])
     assert torch.equal(by_hand.mean, cache_latents(pipe, [read]).mean)
     assert torch.equal(cache_latents(pipe, shown([read])).mean, by_hand.mean)  # and not once more
+
+
+def swapped() -> bytes:
+    """A profile of colours in which red is green and green is red."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return srgb.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "heic", "avif"])
+def test_the_profile_of_a_pictures_colours_is_heeded_by_every_door(pipe, tmp_path, kind):
+    Image.new("RGB", (16, 16), (250, 0, 0)).save(tmp_path / f"a.{kind}", icc_profile=swapped())
+    (read,) = load_images(tmp_path)
+    assert read.getpixel((3, 3))[1] > 240 and max(read.getpixel((3, 3))[::2]) < 12
+    with Image.open(tmp_path / f"a.{kind}") as lazy:
+        assert lazy.info["icc_profile"]
+        by_hand = cache_latents(pipe, [lazy])
+    assert torch.equal(by_hand.mean, cache_latents(pipe, [read]).mean)
+    assert torch.equal(by_hand.mean, cache_latents(pipe, shown([read])).mean)  # and not once more
+
+
+def test_profiles_keep_what_is_transparent_and_damaged_ones_are_passed_over():
+    cut = Image.new("RGBA", (16, 16), (250, 0, 0, 0))
+    cut.putpixel((3, 4), (250, 0, 0, 255))
+    cut.info["icc_profile"] = swapped()
+    (seen,) = shown([cut])
+    assert seen.getpixel((0, 0)) == (255, 255, 255) and seen.getpixel((3, 4))[1] > 240
+    assert cut.info["icc_profile"] == swapped()  # the reader's picture is as it was
+    for profile in (b"", b"no profile", swapped()[:200]):
+        cut.info["icc_profile"] = profile
+        assert shown([cut])[0].getpixel((3, 4)) == (250, 0, 0)
 
 
 def test_judges_see_pictures_as_a_viewer_shows_them(tmp_path):
