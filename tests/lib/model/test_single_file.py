@@ -1,55 +1,13 @@
 """Checkpoints in one file: narrow networks with the blocks of the real ones, against the same in folders."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.lib.model import ldm
+from tests.lib.model.narrow import WIDTHS, narrow, pipeline
 from zoti import ConceptToken, load_pipeline
-from zoti.model import CONFIGS, Checkpoint, clip_tokenizer
-
-SMALL_TEXT = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-WIDTHS = {"sd1.5": (32,), "sd2.1": (1024,), "sd2.1-768": (1024,), "sdxl": (32, 48)}
-
-
-def narrow(model: str):
-    """The published configs with fewer channels; what tells the models from each other stays."""
-    published, texts = CONFIGS[model], []
-    for i, width in enumerate(WIDTHS[model]):
-        layers = {"num_hidden_layers": 10} if i else {}  # by its tenth layer SDXL is known
-        words = {"vocab_size": 300} if width == 1024 else {}
-        small = {**SMALL_TEXT, "hidden_size": width, "projection_dim": width, **layers, **words}
-        texts.append(CLIPTextConfig(**{**published.texts[i].to_dict(), **small}))
-    unet = {
-        **published.unet,
-        "block_out_channels": (32, 64, 64, 64)[: len(published.unet.get("block_out_channels", range(4)))],
-        "cross_attention_dim": sum(WIDTHS[model]),
-        "attention_head_dim": 2,
-    }
-    if model == "sdxl":
-        unet |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 48 + 6 * 8}
-    vae = {**published.vae, "block_out_channels": (32, 32, 64, 64)}
-    return replace(published, unet=unet, vae=vae, texts=tuple(texts))
-
-
-def pipeline(published):
-    torch.manual_seed(0)
-    kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-    parts = {}
-    for suffix, kind, text, pad in zip(("", "_2"), kinds, published.texts, published.pads, strict=False):
-        parts |= {f"text_encoder{suffix}": kind(text), f"tokenizer{suffix}": clip_tokenizer(pad)}
-    parts |= {
-        "unet": UNet2DConditionModel(**published.unet),
-        "vae": AutoencoderKL(**published.vae),
-        "scheduler": published.scheduler(),
-    }
-    if len(published.texts) == 2:
-        return StableDiffusionXLPipeline(**parts)
-    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+from zoti.model import CONFIGS, Checkpoint
 
 
 @pytest.mark.parametrize(
