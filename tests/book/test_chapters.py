@@ -124,37 +124,70 @@ def test_setup_is_one_folded_cell(path):
     assert "style()" in setup.source
 
 
+def calls(cell, name):
+    """The calls of one function in a cell."""
+    return [
+        node
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source)))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    ]
+
+
+def in_the_form(path):
+    """Whether a chapter is written in the form with masthead and predictions; the others will be."""
+    return any(calls(cell, "masthead") for cell in cells(path, "code"))
+
+
+@by_chapter
+def test_lines_that_carry_the_idea_are_open_and_few(path):
+    # What draws, asks and claims is folded to one line; a page's button opens all of it.
+    if not in_the_form(path):
+        return
+    shown = [cell for cell in cells(path, "code") if not tags(cell) & {"hide-input", "solution", "install"}]
+    lengths = [len(cell.source.splitlines()) for cell in shown]
+    assert max(lengths) <= 15 and sum(lengths) <= 80, lengths
+    for cell in shown:
+        dull = [name for name in ("claim", "predict", "picture", "panels", "explorer", "scene") if calls(cell, name)]
+        assert not dull and "plt." not in cell.source, f"{dull or 'drawing'} in the open: {cell.source[:60]}"
+
+
 @by_chapter
 def test_nothing_else_hides_but_solutions(path):
     for cell in cells(path, "code"):
         folded = {tag for tag in tags(cell) if tag.startswith(("hide-", "remove-"))}
+        folded -= {"hide-input"} if in_the_form(path) else set()
         assert not folded or tags(cell) & {"install", "setup"}, f"hidden: {cell.source[:60]}"
 
 
 @by_chapter
 def test_the_reader_commits_before_seeing(path):
     predictions = [i for i, cell in enumerate(cells(path)) if ":class: zoti-predict" in cell.source]
-    assert predictions, "no Predict"
     for i in predictions:
         later = [cell.cell_type for cell in cells(path)[i + 1 :]]
         assert "code" in later, "nothing answers this prediction"
+    # and in the form, the claim that marks a prediction comes after it
+    code = cells(path, "code")
+    asked = {ast.literal_eval(call.args[0]): i for i, cell in enumerate(code) for call in calls(cell, "predict")}
+    marked = {
+        ast.literal_eval(keyword.value): i
+        for i, cell in enumerate(code)
+        for call in calls(cell, "claim")
+        for keyword in call.keywords
+        if keyword.arg == "predicted"
+    }
+    assert predictions or len(asked) >= 3, "fewer than three predictions"
+    assert asked.keys() == marked.keys() and all(marked[name] > asked[name] for name in asked)
 
 
 @by_chapter
 def test_claims_are_checked_and_collected(path):
-    calls = [
-        node
-        for cell in cells(path, "code")
-        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source)))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    ]
-    made = [call for call in calls if call.func.id == "claim"]
+    made = [call for cell in cells(path, "code") for call in calls(cell, "claim")]
     assert made, "no claim"
     for call in made:
         sentence = ast.unparse(call.args[0])
         assert call.keywords, f"no measured value: {sentence}"
         assert not isinstance(call.args[1], ast.Constant), f"true by decree: {sentence}"
-    assert any(call.func.id == "claims" for call in calls), "the claims are not shown as a table"
+    assert any(calls(cell, "claims") for cell in cells(path, "code")), "the claims are not shown as a table"
 
 
 @by_chapter
