@@ -1,5 +1,6 @@
 """The loss a word is judged by: how badly the model, told this word, predicts the noise in a picture (ZOODiP Eq. 1)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ class DenoisingLoss:
     captions: one for each picture (or one for all), with {} where the word belongs. max_batch: how many candidates go
     through the model together.
 
-    Raises ValueError where captions, timesteps or scheduler do not fit, or max_batch < 1.
+    Warns where the U-Net computes in bfloat16. Raises ValueError where captions, timesteps or scheduler do not fit, or
+    max_batch < 1.
 
     >>> from zoti import PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -87,6 +89,14 @@ class DenoisingLoss:
         total = pipe.scheduler.config.num_train_timesteps
         if timesteps.high > total:
             raise ValueError(f"timesteps up to {timesteps.high}, but this model knows only {total}")
+        if next(pipe.unet.parameters()).dtype == torch.bfloat16:
+            warnings.warn(
+                "in bfloat16, with its three digits, two candidates' losses can hardly be told apart. Measured: of two "
+                "slopes at mu = 1e-3 one changed its sign in Stable Diffusion 1.5 with random weights; with tiny-sd the "
+                "cosine to the true ones falls from 1.00 to 0.93, at mu = 1e-4 to 0.40. Take float16 or float32; "
+                "else a larger mu, such as the paper's 1e-2 for four bits",
+                stacklevel=2,
+            )
         self.pipe = pipe
         self.token = token
         self.latents = latents

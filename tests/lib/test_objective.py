@@ -1,5 +1,7 @@
 """One batch for all candidates must leave the loss what it is, and the counting exact."""
 
+import warnings
+
 import pytest
 import torch
 from diffusers import (
@@ -201,3 +203,15 @@ def test_both_parts_of_an_sdxl_word_have_a_gradient(xl):
     objective(theta[None], objective.draw(generator()))[0].backward()
     assert all(part.abs().max() > 0 for part in theta.grad.split([32, 48], 1))
     assert len(list(textual_inversion(objective, steps=2))) == 2
+
+
+def test_coarse_activations_are_warned_of(pipe):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective = problem(pipe)
+        for dtype in (torch.float16, torch.float32):
+            pipe.unet.to(dtype)
+            DenoisingLoss(pipe, objective.token, objective.latents, ["a {}"], PartialUniform(0, 1000))
+    pipe.unet.to(torch.bfloat16)
+    with pytest.warns(UserWarning, match="bfloat16.*float16 or float32; else a larger mu"):
+        DenoisingLoss(pipe, objective.token, objective.latents, ["a {}"], PartialUniform(0, 1000))
