@@ -25,6 +25,7 @@ TABLE = [
     ("SD1.5  ZO, INT8, VAE in the loop", 2.37, zeroth_order, {"cached": False}),
     ("SD1.5  ZO, INT8, cached latents", None, zeroth_order, {}),
     ("         three candidates in one batch", None, zeroth_order, {"max_batch": 3}),
+    ("         NF4 linear layers, INT4 convolutions", None, zeroth_order, {"weights": "nf4+int4"}),
     ("SD2.1  ZO, INT8, cached latents", None, zeroth_order, {"name": "sd2.1"}),
     ("SDXL   ZO, INT8, VAE in the loop", 5, zeroth_order, {"name": "sdxl", "cached": False}),
     ("SDXL   ZO, INT8, cached latents", None, zeroth_order, {"name": "sdxl"}),
