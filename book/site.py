@@ -6,6 +6,7 @@ numbers, terms explain themselves in the margin, formulas become MathML, and eve
 
 import html
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from latex2mathml.converter import convert
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from zoti.page import FRONT
+from zoti.page import FRONT, Claim, words
 
 LIVE = "data-zoti-live"  # marks what only a running notebook needs
 CLAIM = "application/vnd.zoti.claim+json"
+CLAIMS = '<div id="zoti-all-claims"></div>'
 LETTERS = {"θ": "theta", "ϵ": "epsilon", "ε": "epsilon", "z": "z"}  # one colour each, in formulas as in prose
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,27 @@ def gather(env):
 def write_claims(app, error):
     if error is None and app.builder.format == "html":
         (Path(app.outdir) / "claims.json").write_text(json.dumps(gather(app.env), ensure_ascii=False, indent=1))
+
+
+def read_again(app, env):
+    """The page that lists all claims is new whenever any other is."""
+    return [name for name in env.found_docs if name.endswith("claims")]
+
+
+def table(env, page):
+    """All claims of the book, each with its numbers, its mutation and a way to its card."""
+    rows = []
+    for name, claims in gather(env).items():
+        title = html.escape(env.titles[name].astext())
+        rows.append(f'<tr><th colspan="4" scope="rowgroup">{title}</th></tr>')
+        for told in claims:
+            place = os.path.relpath(f"{name}.html", Path(page).parent) + f"#claim-{told['name']}"
+            made = Claim(**told)
+            cells = [f"{made.values} {made.unit}", made.bound, f"{made.mutation}: {made.fallen}"]
+            columns = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            rows.append(f'<tr><td><a href="{place}">{words(made.sentence)}</a></td>{columns}</tr>')
+    head = "<tr><th>Claim</th><th>Measured</th><th>Claimed</th><th>Under its mutation</th></tr>"
+    return f'<table class="zoti-claims"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 # -------------------------------------------------------------------------------------------------- figures and terms
@@ -173,10 +196,45 @@ def dress(app, page, template, context, doctree):
         took = json.loads(ran.read_text())["metadata"].get("papermill", {}).get("duration")
         if took:
             body = body.replace("computed on ", f"computed in {spoken(took)} on ", 1)
+    if CLAIMS in body:
+        body = body.replace(CLAIMS, table(app.env, page))
+    if doctree is not None:
+        context["metatags"] = context.get("metatags", "") + described(app, page, doctree)
     context["body"] = body
     if "zoti-widget" in body:
         app.add_js_file("zoti-modules.js", priority=700)
     app.add_js_file("zoti.js", priority=800)
+
+
+def described(app, page, doctree):
+    """What another site shows of a page that it links to."""
+    said = next((p.astext() for p in doctree.findall(nodes.paragraph) if len(p.astext()) > 60), app.config.project)
+    said = html.escape(" ".join(said.split())[:200])
+    title = html.escape(app.env.titles[page].astext())
+    picture = os.path.relpath("_static/before-after.png", Path(page).parent)
+    told = {"og:title": title, "og:description": said, "og:type": "article", "og:image": picture}
+    return f'<meta name="description" content="{said}">' + "".join(
+        f'<meta property="{key}" content="{value}">' for key, value in told.items()
+    )
+
+
+def not_found(app):
+    """The page for an address that leads nowhere, as GitHub's and most other hosts look for it."""
+    start = "<h1>This page is not in the book</h1><p>It may have moved: the list of chapters and the search know.</p>"
+    yield "404", {"title": "Not found", "body": start}, "page.html"
+
+
+def lighten(app, error):
+    """Take out the theme's icon font, 1.5 MB on each page for ten icons, which zoti.css draws."""
+    if error is not None or app.builder.format != "html":
+        return
+    for file in Path(app.outdir).rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        lighter = re.sub(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>", "", text)
+        if lighter != text:
+            file.write_text(lighter, encoding="utf-8")
+    for file in Path(app.outdir).glob("_static/scripts/fontawesome.js*"):
+        file.unlink()
 
 
 def spoken(seconds):
@@ -194,6 +252,9 @@ def setup(app):
     app.connect("builder-inited", write_front)
     app.connect("doctree-resolved", explain)
     app.connect("html-page-context", dress)
+    app.connect("env-updated", read_again)
+    app.connect("html-collect-pages", not_found)
     app.connect("build-finished", write_claims)
+    app.connect("build-finished", lighten)
     app.add_css_file("zoti-page.css", priority=600)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

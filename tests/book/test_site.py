@@ -1,5 +1,7 @@
 """The built site, read as its readers do: offline, by keyboard, by night, on a phone, without scripts."""
 
+import gzip
+import json
 import os
 import re
 import shutil
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from zoti.page import Claim
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
@@ -257,3 +261,69 @@ def test_launch_buttons_lead_to_the_chapter_or_are_not_there(visit):
             )
             file = f"{home}/blob/colab/{name.removesuffix('.html')}.ipynb".removeprefix("https://github.com/")
             assert set(links) == ({f"https://colab.research.google.com/github/{file}"} if home else set())
+
+
+def test_every_claim_of_the_book_holds_falls_under_its_mutation_and_is_listed(visit):
+    told = json.loads((HTML / "claims.json").read_text())
+    page = visit("book/claims.html")
+    links = page.locator("table.zoti-claims a").evaluate_all("all => all.map(a => [a.pathname, a.hash])")
+    chapters = {chapter: [Claim(**claim) for claim in claims] for chapter, claims in told.items()}
+    assert {name for name in PAGES if re.match(r"book/\d\d-", name)} <= {f"{name}.html" for name in chapters}
+    assert links == [[f"/{name}.html", f"#claim-{c.name}"] for name, claims in chapters.items() for c in claims]
+    for name, claims in chapters.items():
+        shown = (HTML / f"{name}.html").read_text()
+        for claim in claims:
+            assert claim.holds(claim.measured) and not claim.holds(claim.mutated), claim.sentence
+            assert shown.count(f'id="claim-{claim.name}"') == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_light(browser, host, name):
+    """What crosses the wire for a reader who comes for the first time, compressed as hosts do."""
+    context, sizes = browser.new_context(), {}
+    page = context.new_page()
+
+    def weigh(response):
+        if response.url.startswith(host):
+            sizes[response.url] = len(gzip.compress(response.body()))
+
+    page.on("response", weigh)
+    page.goto(f"{host}/{name}", wait_until="networkidle")
+    heaviest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+    assert sum(sizes.values()) <= (600e3 if name.endswith("index.html") else 1.5e6), heaviest
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_ids_are_unique_and_links_within_the_page_lead_somewhere(visit, name):
+    page = visit(name)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert not {one for one in ids if ids.count(one) > 1}
+    targets = page.evaluate("[...document.querySelectorAll('article a[href^=\"#\"]')].map(a => a.hash.slice(1))")
+    assert set(targets) - {""} <= set(ids)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_another_site_can_say_what_a_page_is_about_and_whose_it_is(visit, name):
+    page = visit(name)
+    for key in ('meta[name="description"]', 'meta[property="og:title"]', 'meta[property="og:image"]'):
+        assert page.locator(key).first.get_attribute("content")
+    footer = page.locator(".bd-footer-content").inner_text()
+    assert "CC BY 4.0" in footer and "Twemoji" in footer
+
+
+def test_an_address_that_leads_nowhere_has_a_page(visit):
+    assert "not in the book" in visit("404.html").locator("article h1").inner_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paper_shows_all_code_and_everything_covered(visit, name):
+    page = visit(name)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    for code in page.locator("div.cell:not(.tag_remove-cell) .cell_input pre").all():
+        if code.locator("xpath=ancestor::*[contains(@class, 'solution')]").count():
+            continue
+        assert code.is_visible() and code.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), "code is cut off"
+    for covered in page.locator(".zoti-covered").all():
+        assert covered.is_visible()

@@ -78,6 +78,11 @@ class Claim:
         """The measured values in words; of many, how many and their range."""
         return _told(self.measured)
 
+    @property
+    def fallen(self) -> str:
+        """The values under the mutation, in words."""
+        return _told(self.mutated)
+
     def __repr__(self) -> str:
         return f"✓ {self.sentence} ({self.values}, {self.bound})"
 
@@ -95,7 +100,7 @@ class Claim:
             f'claim">✓</a> {words(self.sentence)}</p>{self._line()}'
             f'<p class="zoti-evidence">{html.escape(evidence)}measured <b>{self.values}{html.escape(unit)}</b>, '
             f"claimed {html.escape(self.bound)}</p>" + (f'<dl class="zoti-also">{also}</dl>' if also else "")
-            + (f'<p class="zoti-mutation">It would fall: {words(self.mutation)} gives {_told(self.mutated)}'
+            + (f'<p class="zoti-mutation">It would fall: {words(self.mutation)} gives {self.fallen}'
                f"{html.escape(unit)}.</p>" if self.mutation else "") + f"{self._verdict()}</article>"
         )  # fmt: skip
 
@@ -117,7 +122,7 @@ class Claim:
         marks = "".join(f'<i class="zoti-bound" style="{at(v)}"><b>{number(v)}</b></i>' for v in bounds)
         fallen = "".join(f'<i class="zoti-fallen" style="{at(v)}"></i>' for v in self.mutated if math.isfinite(v))
         dots = "".join(f'<i class="zoti-seed" style="{at(v)}"></i>' for v in self.measured)
-        said = f"Number line: measured {self.values}, claimed {self.bound}; under the mutation {_told(self.mutated)}."
+        said = f"Number line: measured {self.values}, claimed {self.bound}; under the mutation {self.fallen}."
         return f'<div class="zoti-line" role="img" aria-label="{html.escape(said)}">{right}{marks}{fallen}{dots}</div>'
 
     def _verdict(self) -> str:
