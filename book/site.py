@@ -196,6 +196,7 @@ def dress(app, page, template, context, doctree):
         took = json.loads(ran.read_text())["metadata"].get("papermill", {}).get("duration")
         if took:
             body = body.replace("computed on ", f"computed in {spoken(took)} on ", 1)
+    body = re.sub(r' id="(exercise|solution)-content"', "", body)  # sphinx-exercise gives each the same
     if CLAIMS in body:
         body = body.replace(CLAIMS, table(app.env, page))
     if doctree is not None:
