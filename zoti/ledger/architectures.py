@@ -77,12 +77,16 @@ class Architecture:
 
     def losses(self, theta: Tensor, z: Tensor) -> Tensor:
         """Denoising losses (b,) of theta (b, d), as `DenoisingLoss` computes them, on latent z (1, c, h, w)."""
+        return self.residuals(theta, z).square().mean(1)
+
+    def residuals(self, theta: Tensor, z: Tensor) -> Tensor:
+        """The errors (b, m) whose mean squares are the `losses`, as `DenoisingLoss` computes them."""
         states, added = self.states(theta)
         noise = torch.randn_like(z)
         t = torch.zeros(1, device="meta", dtype=torch.int64)
         z_t = torch.lerp(z, noise, 0.5).expand(len(theta), -1, -1, -1)
         predicted: Tensor = self.unet(z_t, t, states, added_cond_kwargs=added).sample
-        return (predicted.float() - noise.float()).square().mean((1, 2, 3))
+        return (predicted.float() - noise.float()).flatten(1)
 
 
 def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:

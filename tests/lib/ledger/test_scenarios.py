@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoti.ledger.scenarios import dreambooth, lora, textual_inversion, zeroth_order
+from zoti.ledger.scenarios import dreambooth, gauss_newton, lora, textual_inversion, zeroth_order
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,15 @@ from zoti.ledger.scenarios import dreambooth, lora, textual_inversion, zeroth_or
 @pytest.mark.slow
 def test_stable_diffusion_to_a_hundredth(gigabytes, scenario, options):
     assert scenario(**options).peak.total / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
+def test_errors_instead_of_losses_are_kilobytes_beside_the_model():
+    """Five predicted noises of 8 x 8 x 32 in float32, and in float64 the first, their differences and those scaled."""
+    asked, alone, numbers = gauss_newton("tiny-sd").peak, zeroth_order("tiny-sd").peak, 8 * 8 * 32
+    assert asked.parts["optimizer state"] == 32 * 256 * 4 + (32 * 32 + 2) * 8  # directions, precision, two numbers
+    more = asked.total - alone.total
+    assert 5 * numbers * 4 < more < asked.parts["optimizer state"] + numbers * (5 * 4 + 9 * 8)
+    assert more < 0.02 * alone.total
 
 
 @pytest.mark.slow
