@@ -25,8 +25,13 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
+#: The tests themselves may be run by a make, whose words to those below it are not meant for these.
+CLEAN = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def plan(checkout: Path, *goals: str) -> str:
-    return subprocess.run(["make", "-n", *goals], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    how = {"cwd": checkout, "env": CLEAN, "capture_output": True, "text": True, "check": True}
+    return subprocess.run(["make", "-n", *goals], **how).stdout
 
 
 def test_a_chapter_and_its_parameters_reach_the_build(checkout):
@@ -45,7 +50,7 @@ def test_serve_builds_what_is_missing_and_only_that(checkout):
 def test_two_serve_at_once_on_free_ports_and_to_this_machine_alone(checkout):
     (checkout / "_build" / "html").mkdir(parents=True)
     (checkout / "_build" / "html" / "index.html").write_text("here it is")
-    how = {"env": os.environ | {"PYTHONUNBUFFERED": "1"}, "start_new_session": True, "text": True}
+    how = {"env": CLEAN | {"PYTHONUNBUFFERED": "1"}, "start_new_session": True, "text": True}
     how |= {"cwd": checkout, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     served = [subprocess.Popen(["make", "-s", "serve"], **how) for _ in range(2)]
     try:

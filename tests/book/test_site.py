@@ -98,9 +98,10 @@ def reveal(page):
 
 
 # What an explorer shows: pictures in sight by their alt text and source, and where the dots of its plots stand.
-SHOWN = """explorer => [...explorer.querySelectorAll("img, svg, .zoti-dot")]
+# All that an explorer shows but its sliders: pictures, drawings, words.
+SHOWN = """explorer => [...explorer.querySelectorAll("img, svg, .zoti-screen")]
     .filter(e => e.getClientRects().length)
-    .map(e => [e.alt ?? e.getAttribute("aria-label"), e.src?.length, e.getAttribute("cx")].join(" "))"""
+    .map(e => e.src ?? (e.matches("svg") ? e.outerHTML : e.innerText))"""
 
 
 def luminance(rgb):
