@@ -1,4 +1,4 @@
-"""Measure tiny-sd's words: `python evaluate.py --seeds 3` -> data/tiny-sd/figures.json and sheets in build/.
+"""Measure tiny-sd's words: `python evaluate.py --seeds 3` -> data/tiny-sd/figures.json, and paintings in build/words.
 
 Everything is measured on the exported weights in data/, as a user loads them. A word is learned for each subject by
 each method, in a process a core; the words are kept in build/words, under the fingerprint of the weights, so that a
@@ -159,12 +159,24 @@ def main() -> None:
             found[job[:3]] = facts
             shown = ("paired", "rank", "setting", "colour", "length")
             print(*job[:3], *(f"{k} {facts[k]:.3g}" for k in shown), flush=True)
-    figures = {"weights": key(), "seeds": args.seeds, "lr": args.lr, "mu": args.mu}
-    for method in args.methods:
-        figures[method] = summary([[found[n, method, s] for s in range(args.seeds)] for n in args.subjects])
-        print(method, figures[method])
-    path = folder / "figures.json"
-    path.write_text(json.dumps(figures, indent=1) + "\n")
+    figures: dict = {"weights": key(), "seeds": args.seeds, "lr": args.lr, "mu": args.mu}
+    figures["methods"] = {
+        method: summary([[found[n, method, s] for s in range(args.seeds)] for n in args.subjects])
+        for method in args.methods
+    }
+    figures["subjects"] = {
+        name: {
+            method: [
+                {k: round(found[name, method, s][k], 4) for k in ("paired", "rank", "setting", "colour")}
+                for s in range(args.seeds)
+            ]
+            for method in args.methods
+        }
+        for name in args.subjects
+    }
+    for method, scores in figures["methods"].items():
+        print(method, scores)
+    (DATA / "tiny-sd" / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
