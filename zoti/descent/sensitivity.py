@@ -70,7 +70,7 @@ def sensitive_directions(
     >>> from zoti import load_pipeline
     >>> token = ConceptToken(load_pipeline(), "<pot>", "teapot")
     >>> found = sensitive_directions(token, ["a <pot> in the snow"])
-    >>> found.rows.shape[1:], found.text_passes, len(found.rows) < 64
+    >>> found.rows.shape[1:], found.text_passes, len(found.rows) < 128
     (torch.Size([1, 256]), 257, True)
     """
     if not 0 < share <= 1 or not prompts or not 0 < mu < float("inf"):
