@@ -116,7 +116,7 @@ class _Page:
     def __init__(self, total: int, paint: Paint | None, every: int) -> None:
         self.total, self.paint, self.every = total, paint, every
         self.steps: list[tuple[int, float]] = []  # their numbers and losses
-        self.paintings: list[tuple[int, Image.Image]] = []
+        self.paintings = ""  # as markup
         self.seconds, self.told = 0.0, -PAUSE
         self.output: Any = None
 
@@ -126,7 +126,8 @@ class _Page:
         if self.paint and due:
             small = self.paint(step.theta).convert("RGB")
             small.thumbnail((128, 128), Image.Resampling.LANCZOS)
-            self.paintings.append((step.index, small))
+            picture = _img(small, f"the word after {step.index} steps")
+            self.paintings += f'<figure style="margin:0">{picture}<figcaption>{step.index}</figcaption></figure>'
         self.seconds = step.seconds
         if due or self.seconds - self.told >= PAUSE:
             self.told = self.seconds
@@ -148,13 +149,9 @@ class _Page:
         index = self.steps[-1][0]
         text = f"step {index} of {self.total}, {time}, loss {_mean([loss for _, loss in self.steps]):.3f}"
         bar = f'<progress value="{index}" max="{self.total}" style="width:100%" aria-label="steps"></progress>'
-        paintings = "".join(
-            f'<figure style="margin:0">{_img(image, f"the word after {n} steps")}<figcaption>{n}</figcaption></figure>'
-            for n, image in self.paintings
-        )
         markup = (
             f'<div style="max-width:44em">{bar}<div>{text}</div>{_line([loss for _, loss in self.steps])}'
-            f'<div style="display:flex;flex-wrap:wrap;gap:4px">{paintings}</div></div>'
+            f'<div style="display:flex;flex-wrap:wrap;gap:4px">{self.paintings}</div></div>'
         )
         told = {"text/html": markup, "text/plain": text}
         if self.output is None:

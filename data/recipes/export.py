@@ -51,7 +51,8 @@ def judges() -> None:
         print(name, "of step", load_ema(name, model))
         model.half().save_pretrained(DATA / "judges" / name)
         (BitImageProcessor if name == "dino" else CLIPImageProcessor)(**size).save_pretrained(DATA / "judges" / name)
-    tokenizer().save_pretrained(DATA / "judges" / "clip")
+        if name == "clip":  # an older CLIP keeps the words it was taught by
+            tokenizer().save_pretrained(DATA / "judges" / name)
 
 
 if __name__ == "__main__":

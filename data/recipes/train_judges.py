@@ -83,13 +83,13 @@ def classifier() -> ResNetForImageClassification:
     )
 
 
-def make_clip(rank: int, batch: int):
+def make_clip(rank: int, processes: int, batch: int):
     world, tok, model = World(), tokenizer(), clip()
-    everything = world.training * 6 + world.others
+    everything = world.training * 5 + world.every  # things with short names are seen six times as often
 
     def loss_fn(model, rng, step):
         scenes = [world.sample(rng, everything) for _ in range(batch)]
-        words = tok([readable(s.caption) for s in scenes], padding="max_length", truncation=True, return_tensors="pt")
+        words = tok([s.caption for s in scenes], padding="max_length", truncation=True, return_tensors="pt")
         with autocast():
             out = model(input_ids=words.input_ids, pixel_values=pixel_values([s.pixels for s in scenes]))
         logits, target = out.logits_per_text.float(), torch.arange(batch)
@@ -99,20 +99,16 @@ def make_clip(rank: int, batch: int):
     return model, loss_fn
 
 
-def readable(caption: str) -> str:
-    return caption.replace("other:", "").replace("-", " ")
-
-
-def make_dino(rank: int, batch: int):
+def make_dino(rank: int, processes: int, batch: int):
     world, model = World(), dino()
-    everything = world.training * 6 + world.others
+    everything = world.training * 5 + world.every  # things with short names are seen six times as often
 
     def loss_fn(model, rng, step):
         pictures = []
         for index in rng.permutation(len(everything))[:batch]:  # each subject twice, in two settings and two places
             colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.uniform() < SHARE_COLOURED else None
             for setting in rng.choice(list(SETTINGS), 2, replace=False):
-                pictures.append(world.compose(rng, *everything[index], colour, setting))
+                pictures.append(world.compose(rng, world.drawing(*everything[index], colour), setting))
         with autocast():
             features = model(pixel_values(pictures)).pooler_output
         features = F.normalize(features.float(), dim=-1).view(batch, 2, -1)
@@ -123,7 +119,7 @@ def make_dino(rank: int, batch: int):
     return model, loss_fn
 
 
-def make_classifier(rank: int, batch: int):
+def make_classifier(rank: int, processes: int, batch: int):
     world, model = World(), classifier()
     parts = [len(CONCEPTS), len(SETTINGS), len(COLOURS) + 1]
 
@@ -147,11 +143,11 @@ def make_classifier(rank: int, batch: int):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("which", choices=("clip", "dino", "classifier"))
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--minutes", type=float)
     args = parser.parse_args()
-    make, steps, batch = {
-        "clip": (make_clip, 700, 96),
-        "dino": (make_dino, 600, 64),
-        "classifier": (make_classifier, 900, 32),
+    make, minutes, batch = {
+        "clip": (make_clip, 7, 96),
+        "dino": (make_dino, 8, 64),
+        "classifier": (make_classifier, 2, 32),
     }[args.which]
-    train(args.which, make, steps=args.steps or steps, lr=1e-3, batch=batch)
+    train(args.which, make, minutes=args.minutes or minutes, lr=1e-3, batch=batch)

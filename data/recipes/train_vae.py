@@ -69,9 +69,9 @@ def to_tensor(pictures: list) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def make(rank: int, batch: int, decoder: bool):
+def make(rank: int, processes: int, batch: int, decoder: bool):
     world = World()
-    everything = world.training * 12 + world.others  # tiny-sd's own concepts in two pictures of five
+    everything = world.training * 11 + world.every  # things with short names in two pictures of five
 
     def loss_fn(model, rng, step):
         x = to_tensor([world.sample(rng, everything).pixels for _ in range(batch)])
@@ -91,8 +91,8 @@ def make(rank: int, batch: int, decoder: bool):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--decoder", action="store_true", help="polish the decoder; latents stay what they are")
     args = parser.parse_args()
     name, lr = ("vae_decoder", 7e-4) if args.decoder else ("vae", 1.5e-3)
-    train(name, make, steps=args.steps, lr=lr, batch=8, decoder=args.decoder)
+    train(name, make, minutes=args.minutes, lr=lr, batch=8, decoder=args.decoder)

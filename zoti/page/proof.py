@@ -100,8 +100,8 @@ class Claim:
             f'claim">✓</a> {words(self.sentence)}</p>{self._line()}'
             f'<p class="zoti-evidence">{html.escape(evidence)}measured <b>{self.values}{html.escape(unit)}</b>, '
             f"claimed {html.escape(self.bound)}</p>" + (f'<dl class="zoti-also">{also}</dl>' if also else "")
-            + (f'<p class="zoti-mutation">It would fall: {words(self.mutation)} gives {self.fallen}'
-               f"{html.escape(unit)}.</p>" if self.mutation else "") + f"{self._verdict()}</article>"
+            + f'<p class="zoti-mutation">It would fall: {words(self.mutation)} gives {self.fallen}'
+            f"{html.escape(unit)}.</p>{self._verdict()}</article>"
         )  # fmt: skip
 
     def _line(self) -> str:
@@ -147,9 +147,9 @@ def claim(
     above: float | None = None,
     below: float | None = None,
     equals: float | None = None,
-    mutated: float | Sequence[float] = 0,
-    mutation: str = "",
-    name: str = "",
+    mutated: float | Sequence[float],
+    mutation: str,
+    name: str,
     evidence: str = "",
     unit: str = "",
     predicted: str | None = None,
@@ -176,8 +176,6 @@ def claim(
     Traceback (most recent call last):
     AssertionError: It is a number. This claims nothing: it holds under its mutation (no word), which gives 0.0912
     """
-    if isinstance(measured, (bool, np.bool_)):  # chapters not yet in the new form; goes with the last of them
-        equals, name = 1, name or re.sub(r"[^a-z0-9]+", "-", sentence.lower()).strip("-")
     values, fallen = _floats(measured), _floats(mutated)
     if above is None and below is None and equals is None:
         raise ValueError(f"{sentence!r} has no threshold: above, below or equals what?")
