@@ -1,18 +1,21 @@
 """Measure tiny-sd's words: `python evaluate.py --seeds 3` -> data/tiny-sd/figures.json, and paintings in build/words.
 
-Everything is measured on the exported weights in data/, as a user loads them. A word is learned for each subject by
-each method, in a process a core; the words are kept in build/words, under the fingerprint of the weights, so that a
-run goes on where it stopped.
+Everything is measured on the exported weights in data/, by the judges in data/. A word is learned for each subject by
+each method, in a process a core; the words are kept in build/words, under the fingerprints of weights and judges, so
+that a run goes on where it stopped. Forward only means INT8 weights, run by onnxruntime: the losses are those of
+`DenoisingLoss` to a part in a million, in half the time.
 
 likeness     paired: the DINO cosine of painting i with truth i, which has the same caption and the drawing's own
              colours; 16 a subject. Of a truth with another of its setting it is about .95.
 retrieval    the mean DINO feature of those paintings finds its own drawing as the first of a gallery of 400
-obedience    "a purple <word> at night" and the like: the classifier finds setting and colour
+obedience    "a purple <word> at night" and the like: the classifier finds setting, colour, and both
 """
 
 import argparse
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,18 +32,26 @@ from world import COLOURS, SETTINGS, caption
 
 from zoti import ConceptToken, Config, DenoisingLoss, PartialUniform, ZOAdam, cache_latents, invert, load_pipeline
 from zoti.data import load_subject
+from zoti.engine import OnnxLoss
 from zoti.identity import fingerprint
 from zoti.metrics import Metrics, bootstrap
+from zoti.model import noise_graph
 from zoti.rivals import textual_inversion
 
 DATA = HERE.parent
 PAIRED = 16  # of the 24 truths are in the drawing's own colours, and come first
 METHODS = ("class word", "forward only", "backpropagation")
+WINDOW = (500, 900)
 
 
-def key() -> str:
-    """The fingerprint of the exported weights."""
-    files = sorted((DATA / "tiny-sd").glob("*/*.safetensors"))
+def shelf(mu: float, lr: float, window: tuple[int, int]) -> Path:
+    """Where the words of these settings are kept."""
+    return BUILD / "words" / f"{key()}-{key('judges')}-{mu:g}-{lr:g}-{window[0]}-{window[1]}"
+
+
+def key(folder: str = "tiny-sd") -> str:
+    """The fingerprint of exported weights: the model's, or the judges'."""
+    files = sorted((DATA / folder).glob("*/*.safetensors"))
     return fingerprint({f"{file.parent.name}.{k}": v for file in files for k, v in load_file(file).items()})[:12]
 
 
@@ -60,9 +71,21 @@ def paint(pipe, prompts: list[str], seed: int, steps: int = 25, guidance: float 
     return pipe(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=chance).images
 
 
-def word(job: tuple[str, str, int, float, float, str, str]) -> dict:
+@cache
+def graph() -> bytes:
+    """tiny-sd with INT8 weights, as onnxruntime runs it."""
+    path = BUILD / "words" / f"{key()}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")  # another process may be writing it, too
+        part.write_bytes(noise_graph(load_pipeline("tiny-sd", weights="int8")))
+        part.replace(path)
+    return path.read_bytes()
+
+
+def word(job: tuple[str, str, int, float, float, tuple[int, int], str, str]) -> dict:
     """Learn one word, paint it, and judge the paintings; kept as a file."""
-    name, method, seed, lr, mu, folder, kind = job
+    name, method, seed, lr, mu, window, folder, kind = job
     path = Path(folder) / f"{name}-{method.replace(' ', '-')}-{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -71,7 +94,8 @@ def word(job: tuple[str, str, int, float, float, str, str]) -> dict:
     pipe.set_progress_bar_config(disable=True)
     token = ConceptToken(pipe, "<new>", subject.class_word)
     latents = cache_latents(pipe, subject.references)
-    objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
+    loss = partial(OnnxLoss, graph=graph()) if method == "forward only" else DenoisingLoss
+    objective = loss(pipe, token, latents, subject.captions, PartialUniform(*window))
     theta = learned(objective, method, seed, lr, mu)
     token.write(theta)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +121,14 @@ def word(job: tuple[str, str, int, float, float, str, str]) -> dict:
         "rank": rank,
         "setting": float(np.mean([s == f[2] for (_, s), f in zip(asked, found, strict=True)])),
         "colour": float(np.mean([c == f[1] for (c, _), f in zip(asked, found, strict=True)])),
+        "both": float(np.mean([(c, s) == f[1:] for (c, s), f in zip(asked, found, strict=True)])),
         "clip_i": metrics.clip_i(pictures[:PAIRED], subject.truth[:PAIRED]),
         "length": float(theta.norm()),
         "theta": theta[0].tolist(),
     }
-    path.write_text(json.dumps(facts))
+    part = path.with_suffix(".part")  # a run that is killed leaves no half of it
+    part.write_text(json.dumps(facts))
+    part.replace(path)
     return facts
 
 
@@ -127,7 +154,9 @@ def sheet(images: list[Image.Image], columns: int, path: Path, scale: int = 2) -
 
 def summary(rows: list[list[dict]]) -> dict:
     """Of a method: rows[subject][seed]. Means over all, with intervals that draw whole subjects."""
-    table = {k: torch.tensor([[r[k] for r in seeds] for seeds in rows]) for k in ("paired", "setting", "colour")}
+    table = {
+        k: torch.tensor([[r[k] for r in seeds] for seeds in rows]) for k in ("paired", "setting", "colour", "both")
+    }
     table["retrieval"] = torch.tensor([[float(r["rank"] == 1) for r in seeds] for seeds in rows])
     table["below .6"] = (table["paired"] < 0.6).float()
     out = {}
@@ -145,9 +174,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--subjects", nargs="*", default=list(json.loads((HERE / "subjects.json").read_text())))
     args = parser.parse_args()
-    folder = BUILD / "words" / f"{key()}-{args.mu:g}-{args.lr:g}"
+    folder = shelf(args.mu, args.lr, WINDOW)
     jobs = [
-        (name, method, seed, args.lr, args.mu, str(folder), "subjects")
+        (name, method, seed, args.lr, args.mu, WINDOW, str(folder), "subjects")
         for seed in range(args.seeds)
         for name in args.subjects
         for method in args.methods
@@ -157,9 +186,9 @@ def main() -> None:
         found = {}
         for job, facts in zip(jobs, pool.map(word, jobs), strict=True):
             found[job[:3]] = facts
-            shown = ("paired", "rank", "setting", "colour", "length")
+            shown = ("paired", "rank", "both", "length")
             print(*job[:3], *(f"{k} {facts[k]:.3g}" for k in shown), flush=True)
-    figures: dict = {"weights": key(), "seeds": args.seeds, "lr": args.lr, "mu": args.mu}
+    figures: dict = {"weights": key(), "judges": key("judges"), "seeds": args.seeds, "lr": args.lr, "mu": args.mu}
     figures["methods"] = {
         method: summary([[found[n, method, s] for s in range(args.seeds)] for n in args.subjects])
         for method in args.methods
@@ -167,7 +196,7 @@ def main() -> None:
     figures["subjects"] = {
         name: {
             method: [
-                {k: round(found[name, method, s][k], 4) for k in ("paired", "rank", "setting", "colour")}
+                {k: round(found[name, method, s][k], 4) for k in ("paired", "rank", "setting", "colour", "both")}
                 for s in range(args.seeds)
             ]
             for method in args.methods

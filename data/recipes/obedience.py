@@ -1,6 +1,10 @@
 """Measure what tiny-sd does with prompts of words it was taught: `python obedience.py` -> logs/obedience.json.
 
 On the exported weights, as a user loads them, over three seeds; the spread is the standard deviation between seeds.
+
+concept, setting, colour    the classifier finds them in paintings of the 64 things with short names
+of 200 things               CLIP finds the thing among 200 in a painting of it, and in real scenes: its ceiling
+frechet                     between DINO features of 900 paintings and of as many scenes, and of scenes and others
 """
 
 import json
@@ -9,12 +13,16 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from artwork import BUILD, CONCEPTS, HERE
 from diffusers import StableDiffusionPipeline
 from evaluate import DATA, key, paint, recognise, sheet
 from PIL import Image
+from torchmetrics.image.fid import FrechetInceptionDistance
 from train_vae import to_tensor
-from world import COLOURS, SETTINGS, World, caption
+from world import COLOURS, SETTINGS, World, caption, said
+
+from zoti.metrics import Metrics
 
 SEEDS = (101, 102, 103)  # no training batch was drawn from these
 
@@ -48,6 +56,36 @@ def obedience(pipe, seed: int, count: int = 300) -> tuple[dict[str, float], list
     }, images
 
 
+def of_200_things(pipe, world: World, judge: Metrics, seed: int) -> tuple[float, float]:
+    """The share of 200 things, drawn once from all, that CLIP finds among the 200: in paintings, and in real scenes."""
+    rng, hands = np.random.default_rng(2029), {}
+    for style, concept in world.every:
+        hands.setdefault(said(concept), []).append((style, concept))
+    things = [sorted(hands)[i] for i in rng.choice(len(hands), 200, replace=False)]
+    rng = np.random.default_rng((seed, 2))
+    settings = rng.choice(list(SETTINGS), 200)
+    prompts = [caption(thing, setting) for thing, setting in zip(things, settings, strict=True)]
+    painted = [image for i in range(0, 200, 50) for image in paint(pipe, prompts[i : i + 50], seed + i)]
+    drawings = [hands[thing][rng.integers(len(hands[thing]))] for thing in things]
+    real = [world.compose(rng, world.drawing(*pair), s) for pair, s in zip(drawings, settings, strict=True)]
+    words = {s: F.normalize(judge.text_features([caption(t, s) for t in things]), dim=1) for s in SETTINGS}
+    found = [
+        np.mean([(words[s] @ f).argmax().item() == i for i, (s, f) in enumerate(zip(settings, features, strict=True))])
+        for features in (judge.clip_features(painted), judge.clip_features([Image.fromarray(p) for p in real]))
+    ]
+    return float(found[0]), float(found[1])
+
+
+def frechet(judge: Metrics, one: list, other: list) -> float:
+    """The Fréchet distance between DINO's features of two sets of pictures."""
+    features = torch.nn.Identity()
+    features.num_features = judge.dino.config.hidden_size
+    distance = FrechetInceptionDistance(features)
+    distance.update(judge.dino_features(one), real=True)
+    distance.update(judge.dino_features(other), real=False)
+    return float(distance.compute())
+
+
 def forward_ms(pipe, times: int = 100) -> float:
     """Median milliseconds of one U-Net forward of batch 3 on all cores."""
     z, t = torch.randn(3, 32, 8, 8), torch.tensor([500])
@@ -65,12 +103,16 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     world = World()
     unseen = [pair for pair in (name.split("/") for name in world.drawings) if pair[0] == "emojione"]
-    real = [world.sample(np.random.default_rng((s, 1))) for s in range(5000, 5500)]
-    found = recognise([Image.fromarray(s.pixels) for s in real])
+    real = [world.sample(np.random.default_rng((s, 1))) for s in range(5000, 6800)]
+    scenes, judge = [Image.fromarray(s.pixels) for s in real], Metrics.load()
+    found = recognise(scenes)
     runs = [obedience(pipe, seed) for seed in SEEDS]
     sheet(runs[0][1][:96], 16, BUILD / "obedience.png")
+    many = [of_200_things(pipe, world, judge, seed) for seed in SEEDS]
+    painted = [image for _, images in runs for image in images]
     figures = {
         "weights": key(),
+        "judges": key("judges"),
         "psnr": spread([psnr(pipe, world, s, world.every) for s in SEEDS]),
         "psnr_held_out": spread([psnr(pipe, world, s, unseen) for s in SEEDS]),
         "judge_on_real": {
@@ -79,6 +121,10 @@ def main() -> None:
             "colour": statistics.mean(s.colour == f[1] for s, f in zip(real, found, strict=True) if s.colour),
         },
         "forward_ms": round(forward_ms(pipe), 1),
+        "of_200_things": spread([found for found, _ in many]),
+        "of_200_things_real": spread([found for _, found in many]),
+        "frechet": round(frechet(judge, scenes[:900], painted), 2),
+        "frechet_of_real": round(frechet(judge, scenes[:900], scenes[900:]), 2),
         **{k: spread([run[k] for run, _ in runs]) for k in ("concept", "colour", "setting")},
     }
     print(figures)

@@ -54,14 +54,14 @@ def recognise(images: list[Image.Image]) -> list[set[str]]:
     return [{names[part[int(row[list(part)].argmax())]] for part in parts} for row in logits]
 
 
-def test_folder_is_a_plain_pipeline_of_at_most_40_mb(tiny):
+def test_folder_is_a_plain_pipeline_of_at_most_45_mb(tiny):
     assert type(tiny.unet).__name__ == "UNet2DConditionModel"
     assert type(tiny.vae).__name__ == "AutoencoderKL"
     assert type(tiny.text_encoder).__name__ == "CLIPTextModel"
     assert tiny.text_encoder.config.hidden_size == 256
     assert tiny.scheduler.config.prediction_type == "epsilon"
     weights = [p for folder in ("tiny-sd", "judges") for p in (DATA / folder).rglob("*.safetensors")]
-    assert sum(p.stat().st_size for p in weights) <= 40e6
+    assert sum(p.stat().st_size for p in weights) <= 45e6
     assert not [p for p in DATA.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
 
 
