@@ -1,13 +1,14 @@
 # make book    the site, in _build/html       make chapter N=5    one chapter, for its author
 # make test    every test                     make serve          read it in a browser, on this machine alone
 # make lab     the book in JupyterLab         make links          ask every link to another site whether it works
+# make student the chapters without their solutions, as notebooks in _build/student
 # The first of them also makes .venv and installs everything there. A chapter's parameters: make chapter N=11 P="noun=dog"
 
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: book chapter test serve lab links clean
+.PHONY: book chapter test serve lab links student clean
 
 book: $(STAMP)
 	$(BIN)/python book/build.py
@@ -21,6 +22,9 @@ lab: $(STAMP)
 
 links: $(STAMP)
 	$(BIN)/python book/build.py --links
+
+student: $(STAMP)
+	$(BIN)/python book/student.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov
