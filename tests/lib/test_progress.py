@@ -107,6 +107,7 @@ def test_a_run_that_goes_on_counts_on_and_one_that_is_done_says_so(page):
 
 
 def test_a_terminal_shows_a_bar_that_goes_away(tmp_path, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
 
