@@ -114,7 +114,7 @@ def test_a_terminal_shows_a_bar_that_goes_away(tmp_path, monkeypatch):
     def never(theta):
         raise AssertionError("a terminal shows no paintings")
 
-    monkeypatch.setattr(zoti.progress, "tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(zoti.progress, "tqdm", partial(tqdm, mininterval=0, disable=False))
     path = tmp_path / "run.safetensors"
     list(watch(invert(problem(random_pipeline()), Config(steps=4), checkpoint=path), 4, never))
     assert "1/4 [" in terminal.getvalue() and "loss 1." in terminal.getvalue()
