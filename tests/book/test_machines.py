@@ -31,7 +31,7 @@ def test_two_machines_make_the_steps_of_zotis_spsa_and_adam():
     pipe, mu, adam = random_pipeline(), 1e-2, ZOAdam(5e-3)
     objective = problem(pipe)
     theta = objective.token.initial.clone()
-    directions, Machine = own("directions", "Machine", d=theta.numel(), mu=mu, adam=adam, dice=dice, pipe=pipe)  # noqa: N806
+    directions, Machine = own("directions", "Machine", d=theta.numel(), mu=mu, adam=adam, dice=dice, pipe=pipe)
     one, two = Machine(objective), Machine(objective)
     state = adam.init(theta)
     for step in range(3):
