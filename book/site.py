@@ -1,7 +1,7 @@
 """What Sphinx does for this book beyond Jupyter Book's own: a small extension, named in _config.yml.
 
-It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: figures get
-numbers, terms explain themselves in the margin, formulas become MathML, and every claim joins claims.json.
+It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: figures and
+exercises get numbers, terms explain themselves in the margin, formulas become MathML, claims join claims.json.
 """
 
 import html
@@ -132,6 +132,13 @@ def numbered(body, page):
     return re.sub(r'<a class="zoti-ref" href="#fig-([^"]*)"></a>', name, body)
 
 
+def count_anew(app, builder):
+    """Exercises count within their chapter, where Sphinx counts through the book; equations do so already."""
+    for kinds in builder.env.toc_fignumbers.values():
+        for number, label in enumerate(kinds.get("exercise", {}), 1):
+            kinds["exercise"][label] = (number,)
+
+
 def explain(app, doctree, page):
     """The first use of a term on a page brings its meaning along, to stand in the margin."""
     seen = set()
@@ -139,7 +146,7 @@ def explain(app, doctree, page):
         inner = next(iter(link.findall(nodes.inline)), None)
         if inner is None or "std-term" not in inner.get("classes", []):
             continue
-        term = link.astext().lower()
+        term = link.astext()
         anchor = link.get("refid") or link.get("refuri", "").partition("#")[2]
         meaning = meanings(app.env).get(anchor)
         if meaning is None or anchor in seen or page.endswith("glossary"):
@@ -252,6 +259,7 @@ def setup(app):
     app.connect("source-read", read)
     app.connect("builder-inited", write_front)
     app.connect("doctree-resolved", explain)
+    app.connect("write-started", count_anew)
     app.connect("html-page-context", dress)
     app.connect("env-updated", read_again)
     app.connect("html-collect-pages", not_found)

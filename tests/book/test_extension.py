@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +41,13 @@ def test_a_figure_that_is_not_there_is_complained_of(caplog):
         assert site.numbered(link, "not executed") and not caplog.text
         shown = site.numbered('<figure class="zoti-figure"><figcaption></figcaption></figure>' + link, "page")
     assert "Figure ?" in shown and "'gone'" in caplog.text
+
+
+def test_exercises_count_within_their_chapter_and_all_else_as_before():
+    counted = {"one": {"exercise": {"a": (1,), "b": (2,)}}, "two": {"exercise": {"c": (3,)}, "table": {"t": (7,)}}}
+    site.count_anew(None, SimpleNamespace(env=SimpleNamespace(toc_fignumbers=counted)))
+    assert counted["one"] == {"exercise": {"a": (1,), "b": (2,)}}
+    assert counted["two"] == {"exercise": {"c": (1,)}, "table": {"t": (7,)}}
 
 
 @pytest.mark.parametrize(

@@ -236,9 +236,13 @@ def test_day_and_night(visit, name, scheme):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_solutions_are_closed_until_asked_for(visit, name):
+def test_solutions_are_closed_until_asked_for_and_count_within_their_page(visit, name):
     page = visit(name)
-    assert page.locator(".exercise").count() == page.locator(".solution").count()
+    count = page.locator(".exercise").count()
+    assert count == page.locator(".solution").count()
+    for kind in (".exercise", ".solution"):
+        titles = page.locator(f"{kind} > .admonition-title").all_text_contents()
+        assert [int(re.search(r"Exercise (\d+)", title)[1]) for title in titles] == [*range(1, count + 1)]
     for solution in page.locator(".solution").all():
         answer = solution.locator("section")
         assert not answer.is_visible()
