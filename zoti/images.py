@@ -120,7 +120,12 @@ def square(image: Image.Image, size: int, crop: str = "centre") -> Image.Image:
     if crop not in CROPS:
         raise ValueError(f"crop={crop!r} is unknown; a picture is cut at {', '.join(map(repr, CROPS))}")
     if crop == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color="white")
+        # Pillow's own ImageOps.pad, up to version 11, leaves nothing of a picture that becomes thinner than a pixel
+        inner = [max(1, round(length / max(image.size) * size)) for length in image.size]
+        bars = Image.new(image.mode, (size, size), "white")
+        place = [round((size - length) / 2) for length in inner]
+        bars.paste(image.resize((inner[0], inner[1]), Image.Resampling.LANCZOS), (place[0], place[1]))
+        return bars
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=(0.5, 0 if crop == "top" else 0.5))
 
 

@@ -180,7 +180,10 @@ def nudged(part: str, name: str):
 
     def changed(objective):
         pipe = random_pipeline()
-        weight = dict(getattr(pipe, part).named_parameters())[name]
+        # a text encoder's begin with text_model. in transformers 4
+        (weight,) = [
+            w for found, w in getattr(pipe, part).named_parameters() if found.removeprefix("text_model.") == name
+        ]
         weight.data.view(torch.int32).view(-1)[5] ^= 1
         return with_token("teapot", "<new>", pipe=pipe)(objective)
 

@@ -12,7 +12,7 @@ import pickle
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -394,7 +394,10 @@ def test_words_of_every_script_and_length(objective, folder, word, vectors, tidi
 names = ["emb_params", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1", "*", "string_to_param.*", "theta"]
 names += ["bundle_emb.pot.emb_params", "bundle_emb.pot.clip_l", "bundle_emb..x", "step", "<pot>", "pot", "a teapot"]
 types = [torch.float32] * 5 + [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8]
-types += [torch.float8_e4m3fn, torch.complex64, torch.int16]
+types += [torch.float8_e4m3fn, torch.int16]
+with suppress(KeyError):  # what old versions of safetensors say of complex numbers
+    save({"": torch.zeros(1, dtype=torch.complex64)})
+    types.append(torch.complex64)
 extents = [(32,), (1, 32), (2, 32)] * 3 + [(0, 32), (), (1,), (48,), (2, 2, 32), (32, 1), (33,)]
 facts = st.dictionaries(
     st.sampled_from(["word", "widths", "checkpoint", "seal", "table", "model", "format", "run", "index"]),

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 import zoti.images
 from tests.helpers import noise_images
@@ -293,6 +293,18 @@ def test_photos_are_reduced_while_they_are_read(tmp_path, monkeypatch):
     assert [image.size for image in load_images(tmp_path, 64)] == [(64, 85), (85, 64), (960, 64)]
     assert decoded[3] == (500, 375)  # never seen at its full size
     assert all(image.getpixel((9, 9)) == (0, 128, 128) for image in load_images(tmp_path, 64)[1:])
+
+
+def test_bars_are_pillows_and_leave_a_line_of_the_thinnest_picture():
+    noise = np.random.default_rng(0).integers(0, 256, (61, 97, 3), np.uint8)
+    for width, height in ((97, 61), (40, 61), (61, 61), (97, 3), (8, 8), (2, 61)):
+        image = Image.fromarray(noise[:height, :width])
+        for size in (7, 8, 64):
+            theirs = ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color="white")
+            assert square(image, size, "pad").tobytes() == theirs.tobytes()
+    for thin in ((1, 700), (700, 1)):
+        seen = np.asarray(square(Image.new("RGB", thin, "red"), 8, "pad"))
+        assert (seen == (255, 0, 0)).all(-1).sum() == 8 and (seen == 255).all(-1).sum() == 56
 
 
 def test_a_portrait_may_keep_its_head(pipe):

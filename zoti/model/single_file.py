@@ -11,6 +11,8 @@ from torch import Tensor
 
 from zoti.model.fill import Tensors
 
+#: A tensor that all of Stable Diffusion have in their authors' names.
+_FIRST = "model.diffusion_model.output_blocks.11.0.skip_connection.weight"
 #: Where a file's second text encoder, in OpenCLIP's names, begins.
 _SECOND = "conditioner.embedders.1.model."
 
@@ -36,7 +38,7 @@ class Checkpoint:
         """Look into a file, and read none of its tensors yet."""
         tensors = Tensors([path])
         kind = theirs.infer_diffusers_model_type(tensors)
-        if theirs.CHECKPOINT_KEY_NAMES["v1"] not in tensors and kind == "v1":  # 'v1' is what it says of anything
+        if _FIRST not in tensors and kind == "v1":  # 'v1' is what it says of anything
             raise ValueError(
                 f"{path} holds no checkpoint of Stable Diffusion ({len(tensors)} tensors, such as "
                 f"{min(tensors, default='none')!r}); words, LoRAs and single parts are loaded into a pipeline"

@@ -84,10 +84,19 @@ class Vocabulary:
         """The tokens that a word was added as, one for each of its vectors, with their ids; none for an unknown word.
 
         By diffusers' convention a word of several vectors is <word> <word>_1 <word>_2 ...
+
+        Raises ValueError where one of them has got the id of another token.
         """
         parts, special = re.compile(re.escape(word) + r"(_\d+)?"), self.tokenizer.all_special_tokens
         added = self.tokenizer.get_added_vocab()
-        return {token: at for token, at in added.items() if parts.fullmatch(token) and token not in special}
+        found = {token: at for token, at in added.items() if parts.fullmatch(token) and token not in special}
+        for token, at in found.items():
+            if at < self.tokenizer.vocab_size or list(added.values()).count(at) > 1:
+                raise ValueError(
+                    f"{token!r} has the id of another token: with transformers 4, diffusers' unload_textual_inversion "
+                    "may count wrong. Load the pipeline anew; ConceptToken(..., replace=True) takes a word out rightly"
+                )
+        return found
 
     def check(self, words: list[str], gone: Collection[str] = ()) -> None:
         """Raise ValueError if the tokenizer could not tell these words, once added, from each other or from text.

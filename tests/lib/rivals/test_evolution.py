@@ -50,7 +50,7 @@ def test_evolution_reports_a_mean_that_lies_among_its_candidates():
     for step in gf_ti(Valley(torch.tensor([[1.0, 0.0]])), steps=100, population=12, dimensions=2, sigma=0.3):
         low, high = candidates[-1].amin(0), candidates[-1].amax(0)
         slack = 1e-3 * (high - low)
-        assert ((low - slack < step.theta) & (step.theta < high + slack)).all()
+        assert ((low - slack <= step.theta) & (step.theta <= high + slack)).all()  # in float32 slack may be nothing
 
 
 def test_evolution_in_a_subspace_finds_the_nearest_point_of_it():

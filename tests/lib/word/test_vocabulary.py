@@ -160,6 +160,10 @@ def test_a_cell_that_makes_a_word_can_run_twice_whatever_its_vectors(any_pipe, n
     if left == "half":  # stock diffusers takes the first of two vectors out
         for tokenizer, encoder in pairs(any_pipe):
             any_pipe.unload_textual_inversion("<a>", tokenizer, encoder)
+        if not hasattr(any_pipe.tokenizer, "_tokenizer"):  # transformers 4: see `Vocabulary.vectors`
+            with pytest.raises(ValueError, match="'<a>_1' has the id of another token"):
+                ConceptToken(any_pipe, "<a>", "cat", now, replace=True)
+            return
     with pytest.raises(ValueError, match=r"replace=True to make it anew"):
         ConceptToken(any_pipe, "<a>", "cat", now)
     again = ConceptToken(any_pipe, "<a>", randn(now, d, seed=3), replace=True)
