@@ -120,7 +120,7 @@ def square(image: Image.Image, size: int, crop: str = "centre") -> Image.Image:
     if crop not in CROPS:
         raise ValueError(f"crop={crop!r} is unknown; a picture is cut at {', '.join(map(repr, CROPS))}")
     if crop == "pad":
-        # Pillow's own ImageOps.pad, up to version 11, leaves nothing of a picture that becomes thinner than a pixel
+        # as ImageOps.pad, which leaves nothing, or raises, where a picture becomes thinner than a pixel
         inner = [max(1, round(length / max(image.size) * size)) for length in image.size]
         bars = Image.new(image.mode, (size, size), "white")
         place = [round((size - length) / 2) for length in inner]
