@@ -30,7 +30,7 @@ from zoti.model.layers import Quantized
 # GroupNorm is spelled out below opset 21, which every onnxruntime of a browser knows.
 _OPSET = 18
 # The form of an exported folder. It changes with what is in one.
-_FORM = 1
+_FORM = 2
 
 
 def model_key(pipe: Pipeline) -> str:
@@ -83,7 +83,7 @@ def export_pipeline(pipe: Pipeline, folder: str | Path) -> Path:
     - `encode.onnx`: pixels (b, 3, side, side) in [-1, 1] -> mean, std (b, c, h, w), as `cache_latents` has them;
     - `decode.onnx`: z (b, c, h, w) -> pixels (b, 3, side, side) in [0, 1];
     - `table.safetensors`: `table` (rows, d), the vectors of the model's own words, where a new one may start;
-    - `model.json`: sizes, schedule (`alphas_cumprod`, `prediction_type`) and the `key` of all this.
+    - `model.json`: sizes, schedule (`alphas_cumprod`, `prediction_type`, `steps_offset`) and the `key` of all this.
 
     A folder that holds this very export already is left as it is. model.json is written last: where it is, all is.
 
@@ -111,6 +111,7 @@ def export_pipeline(pipe: Pipeline, folder: str | Path) -> Path:
         "latent": shape,
         "side": side,
         "prediction_type": pipe.scheduler.config.prediction_type,
+        "steps_offset": pipe.scheduler.config.get("steps_offset", 0),
         "alphas_cumprod": pipe.scheduler.alphas_cumprod.tolist(),
     }
     told = folder / "model.json"
