@@ -1,0 +1,61 @@
+// What runs beside the page, so that it never freezes: takes requests one by one, and tells how they go.
+
+import { Pupil } from "./pupil.js";
+
+// scope: a worker's own. A request is { ask, number, ... }; what is told of it is { number, told, ... }: "step" as often
+// as there is something to see, at last "done", "stopped" or "failed". A request { ask: "stop" } stops what is running.
+export function serve(scope, { address, inflate }) {
+  let [pupil, stopped, last] = [null, false, Promise.resolve()];
+  const asks = {
+    async load({ parts }) {
+      const bytes = {};
+      for (const name of Object.keys(parts)) {
+        bytes[name] = await inflate(parts[name]);
+        delete parts[name];
+      }
+      const ort = await import(address(bytes.runtime));
+      ort.env.wasm.wasmBinary = bytes.wasm;
+      pupil = await Pupil.open(ort, bytes);
+      const { word, class_word: noun, captions, pictures } = pupil.lesson;
+      return { word, noun, captions, pictures, side: pupil.facts.side };
+    },
+    async learn({ method, seed, steps, every = 10 }, tell) {
+      let step;
+      for await (step of pupil.learn({ method, seed, steps })) {
+        if (step.index % every === 0) tell({ index: step.index, loss: step.loss, passes: step.passes });
+        await breathe();
+      }
+      return { index: step.index, loss: step.loss, passes: step.passes };
+    },
+    async paint({ prompts, seed, plain, steps }, tell) {
+      const word = plain ? pupil.initial : pupil.word;
+      const step = async (index) => { tell({ index }); await breathe(); };
+      return { pictures: await pupil.paint(prompts, { seed, word, step, ...(steps && { steps }) }) };
+    },
+  };
+
+  // Lets a request to stop come in, and heeds it.
+  async function breathe() {
+    await new Promise((go) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => { port1.close(); go(); };
+      port2.postMessage(0);
+    });
+    if (stopped) throw new Stopped();
+  }
+
+  scope.onmessage = ({ data: { ask, number, ...rest } }) => {
+    if (ask === "stop") { stopped = true; return; }
+    last = last.then(async () => {
+      stopped = false;
+      const tell = (told) => scope.postMessage({ number, told: "step", ...told });
+      try {
+        scope.postMessage({ number, told: "done", ...(await asks[ask](rest, tell)) });
+      } catch (error) {
+        scope.postMessage({ number, told: error instanceof Stopped ? "stopped" : "failed", why: error.message });
+      }
+    });
+  };
+}
+
+class Stopped extends Error {}
