@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import subprocess
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 
 from tests.helpers import generator
 from zoti import (
@@ -23,16 +25,16 @@ from zoti import (
     DenoisingLoss,
     GaussNewton,
     PartialUniform,
+    SubspaceGradient,
     cache_latents,
     invert,
     load_pipeline,
-    rge,
     sensitive_directions,
 )
 from zoti.data import load_subject
-from zoti.descent import random_directions
 
 pytest.importorskip("onnxscript", reason="needs the engine's tools: pip install -e .[engine]")
+pytestmark = pytest.mark.slow  # an export takes seconds
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -46,6 +48,7 @@ ODD = [
 
 SCRIPT = """
 import { readFileSync, readdirSync } from "node:fs";
+import { gzipSync } from "node:zlib";
 const told = JSON.parse(readFileSync(0));
 const pieces = {};
 globalThis.zotiPart = (name, i, text) => { (pieces[name] ??= [])[i] = text; };
@@ -61,7 +64,7 @@ const parts = {};
 for (const [name, texts] of Object.entries(pieces)) parts[name] = await inflate(texts);
 const load = (name) => import(`file://${told.engine}/${name}.js`);
 const { Pupil } = await load("pupil"), { paint } = await load("paint"), { invert } = await load("invert");
-const { GaussNewton } = await load("curvature"), { rge } = await load("estimators"), { dot } = await load("linear");
+const { GaussNewton } = await load("curvature"), { rge } = await load("estimators");
 const { ZOAdam, ZOSGD } = await load("optim"), { SubspaceGradient } = await load("subspace");
 const { writeTensors, readTensors } = await load("tensors");
 const ort = await import(`file://${told.runtime}`);
@@ -72,7 +75,6 @@ const counts = Object.entries(zotiParts).map(([name, { pieces: n, bytes }]) =>
   n === pieces[name].length && bytes === parts[name].length);
 
 const objective = await pupil.objective();
-const far = (a, b) => Math.max(...a.map((x, i) => Math.abs(x - b[i])));
 const replay = (draws) => ({ left: [...draws], normals() { return Float64Array.from(this.left.shift()); } });
 async function run(told, how) {
   const drawn = [...told.draws], steps = [];
@@ -88,8 +90,9 @@ const subspace = new SubspaceGradient({ tau: 8 });
 const zoodip = { n: 2, mu: 1e-3, estimator: rge, optimizer: new ZOAdam({ lr: 5e-3 }), subspace };
 
 const refused = (prompt) => { try { tokenizer.ids(prompt); } catch (error) { return error.message; } };
+const sent = readdirSync(told.learn).reduce((sum, f) => sum + gzipSync(readFileSync(`${told.learn}/${f}`)).length, 0);
 const result = {
-  counts, ids: told.prompts.map((prompt) => tokenizer.ids(prompt)), long: refused("teapot ".repeat(40)),
+  counts, sent, ids: told.prompts.map((prompt) => tokenizer.ids(prompt)), long: refused("teapot ".repeat(40)),
   initial: [...pupil.initial], mean: objective.latents.mean.map((x) => [...x]),
   std: objective.latents.std.map((x) => [...x]),
   zoodip: await run(told.zoodip, zoodip), newton: await run(told.newton, newton),
@@ -118,7 +121,7 @@ def engine():
 
 @dataclass
 class Recorded:
-    """A run of the library's, with all its chance."""
+    """A run of the library's, and all chance in it."""
 
     draws: list
     normals: list
@@ -128,20 +131,34 @@ class Recorded:
         return {"draws": self.draws, "normals": self.normals}
 
 
-def recorded(pipe, token, latents, captions, config: Config) -> Recorded:
-    """Run `invert`, and write down what its objective and its estimator drew."""
-    seen = Recorded([], [], [])
+def recorded(teapot, config: Config, shape: tuple[int, ...], dtype: torch.dtype) -> Recorded:
+    """Run `invert`, and write down what its objective draws, and after it the estimator: normals of this shape."""
+    pipe, subject, token, latents = teapot
+    draws, normals = [], []
 
     class Watched(DenoisingLoss):
-        def draw(self, generator, t=None):
-            draw = super().draw(generator, t)
-            one = {"image": draw.image, "t": int(draw.t), "z": draw.z.flatten().tolist()}
-            seen.draws.append(one | {"noise": draw.noise.flatten().tolist()})
-            return draw
+        def bank(self, size, generator):
+            (draw,) = super().bank(size, generator)
+            told = {"image": draw.image, "t": int(draw.t), "z": draw.z.flatten().tolist()}
+            draws.append(told | {"noise": draw.noise.flatten().tolist()})
+            twin = torch.Generator()
+            twin.set_state(generator.get_state())
+            normals.append(torch.randn(shape, generator=twin, dtype=dtype).flatten().tolist())
+            return [draw]
 
-    steps = invert(Watched(pipe, token, latents, captions, PartialUniform(500, 900)), config)
-    seen.steps = list(steps)
-    return seen
+    watched = Watched(pipe, token, latents, subject.captions, PartialUniform(500, 900))
+    return Recorded(draws, normals, list(invert(watched, config)))
+
+
+def five_hundred(token: str) -> list[str]:
+    """Prompts of the book's kind and of every other."""
+    subjects = [load_subject(path.name) for path in sorted((ROOT / "data" / "subjects").iterdir()) if path.is_dir()]
+    said = [caption for subject in subjects for caption in [*subject.captions, *subject.truth_captions]]
+    known = list(dict.fromkeys(caption.replace("{}", token) for caption in said))[:240]
+    letters = "abcdefghijklmnopqrstuvwxyzABCXYZ 0123456789'.,-!?<>|éßΣжя茶🫖\u00a0\t"
+    choose = generator(4)
+    mixed = ["".join(letters[i] for i in torch.randint(len(letters), (13,), generator=choose)) for _ in range(300)]
+    return [*ODD, *known, *mixed][:500]
 
 
 @pytest.fixture(scope="module")
@@ -151,22 +168,100 @@ def teapot():
     return pipe, subject, token, cache_latents(pipe, subject.references)
 
 
-def watched(estimator, normals, draw):
-    """The estimator, and beside it a list of what it is about to draw."""
-
-    def asked(loss, theta, n, mu, *, generator):
-        twin = torch.Generator()
-        twin.set_state(generator.get_state())
-        normals.append(draw(theta, n, mu, twin).flatten().tolist())
-        return estimator(loss, theta, n, mu, generator=generator)
-
-    return asked
+@pytest.fixture(scope="module")
+def zoodip(teapot):
+    width = teapot[2].initial.shape[1]
+    config = Config(steps=STEPS, subspace=SubspaceGradient(tau=8))
+    return recorded(teapot, config, (2, 1, width), torch.float32)
 
 
-class WatchedNewton(GaussNewton):
-    def __call__(self, residual_fn, theta, n, mu, *, generator, **state):
-        twin = torch.Generator()
-        twin.set_state(generator.get_state())
-        drawn = torch.randn(len(state["directions"]), n, generator=twin, dtype=torch.float64)
-        self.normals.append(drawn.flatten().tolist())
-        return super().__call__(residual_fn, theta, n, mu, generator=generator, **state)
+@pytest.fixture(scope="module")
+def newton(teapot):
+    _, subject, token, _ = teapot
+    directions = sensitive_directions(token, [subject.captions[0].replace("{}", token.word)])
+    config = Config(steps=STEPS, n=4, estimator=GaussNewton(directions), optimizer=ZOSGD(1.0), subspace=None)
+    return recorded(teapot, config, (len(directions.rows), 4), torch.float64)
+
+
+@pytest.fixture(scope="module")
+def painted(teapot, zoodip):
+    """What the library paints with the word it learned: prompts, noise, pixels."""
+    pipe, _, token, _ = teapot
+    prompts = ["a purple <teapot> on the beach", "a <teapot> in the snow"]
+    shape = (1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2)
+    noise = torch.randn(shape, generator=generator(9))
+    token.write(zoodip.steps[-1].theta)
+    options = {"guidance_scale": 4, "num_inference_steps": 25, "output_type": "np"}
+    images = pipe(prompts, latents=noise.expand(2, -1, -1, -1).clone(), **options).images
+    token.write(token.initial)
+    return prompts, noise, images.transpose(0, 3, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def page(teapot, zoodip, newton, painted, tmp_path_factory):
+    """What the page's engine made of the same."""
+    missing = [name for name in ("node", "npm") if not shutil.which(name)]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"needs {', '.join(missing)}")
+    build = engine()
+    kept = ROOT / "_build" / "engine"
+    learn = build.bring(tmp_path_factory.mktemp("site"), kept)
+    told = {
+        "learn": str(learn), "engine": str(build.MODULES), "runtime": str(build.runtime(kept / "runtime")[0]),
+        "prompts": five_hundred("<teapot>"), "zoodip": zoodip.told(), "newton": newton.told(),
+        "painted": painted[0], "noise": painted[1].flatten().tolist(),
+        "word": zoodip.steps[-1].theta.flatten().tolist(),
+    }  # fmt: skip
+    command = ["node", "--input-type=module", "-e", SCRIPT]
+    done = subprocess.run(command, input=json.dumps(told), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_part_arrives_whole_and_there_are_twenty_megabytes_at_most(page):
+    assert all(page["counts"])
+    assert page["sent"] <= 20e6  # gzipped once more, as a host sends it
+
+
+def test_tokens_of_five_hundred_prompts_are_the_tokenizers(page, teapot):
+    prompts, vocabulary = five_hundred("<teapot>"), teapot[2].vocabularies[0]
+    assert len(set(prompts)) >= 480
+    different = [p for p, ids in zip(prompts, page["ids"], strict=True) if ids != vocabulary.ids(p)]
+    assert not different
+    assert "say it shorter" in page["long"]
+
+
+def test_it_starts_where_the_library_does(page, teapot):
+    _, _, token, latents = teapot
+    assert page["initial"] == token.initial.flatten().tolist()
+    for name in ("mean", "std"):
+        torch.testing.assert_close(torch.tensor(page[name]), getattr(latents, name).flatten(1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["zoodip", "newton"])
+def test_fed_the_same_chance_it_learns_the_same_word(page, request, name):
+    ours = request.getfixturevalue(name).steps
+    assert len(ours) == len(page[name]) == STEPS
+    for step, there in zip(ours, page[name], strict=True):
+        assert there["passes"] == step.evaluations
+        assert there["loss"] == pytest.approx(step.loss, rel=1e-4)
+    word, there = ours[-1].theta.flatten(), torch.tensor(page[name][-1]["theta"])
+    moved = (word - torch.tensor(page["initial"])).norm()
+    assert moved > 0.05
+    assert (there - word).abs().max() < 1e-3 and (there - word).norm() < 0.02 * moved
+
+
+def test_it_paints_the_librarys_picture(page, painted):
+    there = np.array(page["pictures"]).reshape(painted[2].shape)
+    assert np.abs(there - painted[2]).mean() < 0.5 / 255
+    assert np.abs(painted[2][0] - painted[2][1]).mean() > 10 / 255  # and not one picture for all prompts
+
+
+def test_what_it_writes_is_a_file_of_safetensors(page, zoodip):
+    word = zoodip.steps[-1].theta
+    assert torch.equal(load(b64decode(page["file"]))["<teapot>"], word)
+    assert page["back"] == word.flatten().tolist()
+
+
+def test_it_learns_by_its_own_chance_and_counts_its_passes(page):
+    assert page["passes"] == [5, 10, 15]
