@@ -19,10 +19,13 @@ export function serve(scope, { address, inflate }) {
       const { word, class_word: noun, captions, pictures } = pupil.lesson;
       return { word, noun, captions, pictures, side: pupil.facts.side };
     },
-    async learn({ method, seed, steps, every = 10 }, tell) {
+    // look: { prompts, seed, every }, pictures to be painted now and then with the word as it is by then.
+    async learn({ method, seed, steps, every = 5, look }, tell) {
       let step;
       for await (step of pupil.learn({ method, seed, steps })) {
-        if (step.index % every === 0) tell({ index: step.index, loss: step.loss, passes: step.passes });
+        const { index, loss, passes } = step;
+        if (index % every === 0) tell({ index, loss, passes });
+        if (look && index % look.every === 0) tell({ pictures: await pupil.paint(look.prompts, { ...look, step: breathe }) });
         await breathe();
       }
       return { index: step.index, loss: step.loss, passes: step.passes };

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow  # an export takes seconds
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
-# What a prompt may hold that is no word of the model's: capitals, scripts, marks, digits, emoji, its own special tokens.
+# What a prompt may hold that is no word of the model's: capitals, scripts, marks, digits, emoji, special tokens.
 ODD = [
     "", " ", "A Teapot", "a <teapot>", "<TEAPOT>!", "two<teapot>s", "it's, we've; they'LL", "don't ''s 3.14 2026",
     "été Ångström naïve e\u0301te\u0301", "ΟΔΥΣΣΕΥΣ ΟΔΟΣ", "İstanbul ıI ß ẞ", "茶壶 在 雪 里", "чайник", "🫖 👩‍🚀 🏳️‍🌈",
@@ -78,7 +78,10 @@ const objective = await pupil.objective();
 const replay = (draws) => ({ left: [...draws], normals() { return Float64Array.from(this.left.shift()); } });
 async function run(told, how) {
   const drawn = [...told.draws], steps = [];
-  objective.draw = () => { const d = drawn.shift(); return { ...d, z: Float32Array.from(d.z), noise: Float32Array.from(d.noise) }; };
+  objective.draw = () => {
+    const draw = drawn.shift();
+    return { ...draw, z: Float32Array.from(draw.z), noise: Float32Array.from(draw.noise) };
+  };
   const theta = Float64Array.from(pupil.initial);
   const all = { steps: told.draws.length, chance: replay(told.normals), ...how };
   for await (const step of invert(objective, theta, all)) steps.push({ ...step, theta: [...step.theta] });
