@@ -13,9 +13,9 @@ export function readTensors(bytes) {
   const size = bytes.length < 8 ? Infinity : Number(view.getBigUint64(0, true));
   if (size > bytes.length - 8) throw new RangeError("this is no file of safetensors");
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + size)));
+  const { __metadata__: _, ...described } = header;
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
-    if (name === "__metadata__") continue;
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(described)) {
     if (!WIDTH[dtype]) throw new RangeError(`${name} is ${dtype}; what can be read here is F16 and F32`);
     const data = new Float32Array((to - from) / WIDTH[dtype]);
     for (let i = 0; i < data.length; i++) {

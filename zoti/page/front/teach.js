@@ -64,7 +64,7 @@ function boot(scope) {
 class Pupil {
   constructor(modules) {
     const source = new Blob([`(${boot})(self);`], { type: "text/javascript" });
-    this.worker = new Worker(URL.createObjectURL(source), { type: "module" });
+    this.worker = new Worker(URL.createObjectURL(source));
     this.waiting = new Map();
     this.count = 0;
     this.worker.onmessage = ({ data: { number, told, ...rest } }) => {
