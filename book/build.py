@@ -221,6 +221,21 @@ def make_pages(builder: str) -> None:
         sys.exit("\n" + "".join(dict.fromkeys(complaints)) + "The book is not built.")
 
 
+def bring_engine() -> None:
+    """Lay what a page learns with beside the pages. Without npm or its registry the book lacks this alone, and says so.
+
+    On CI that is a failure.
+    """
+    import engine  # imports zoti and torch, which a build of pages alone can do without
+
+    try:
+        print(f"           {engine.bring(BUILD / 'html', BUILD / 'engine').relative_to(ROOT)}", flush=True)
+    except OSError as error:
+        if os.environ.get("CI"):
+            raise
+        print(f"\nThe page cannot teach itself a word in this build: {error}", flush=True)
+
+
 def committed(lines) -> Iterator[str]:
     """Sphinx's lines, in which a place in the copy becomes that in the committed book."""
     inside = re.compile(re.escape(f"{BUILD / 'source'}/") + r"(?P<file>[^\s:]+)(:(?P<line>\d+))?")
@@ -264,6 +279,7 @@ def main() -> None:
 
     bring(notebooks, address(ROOT), keys)
     make_pages("html")
+    bring_engine()
     if asked.links:
         make_pages("linkcheck")
     print(f"\nthe book: {BUILD / 'html' / 'index.html'}")

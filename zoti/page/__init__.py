@@ -6,7 +6,7 @@ is the book's one picture of the model, and `furniture` stands around a chapter.
 """
 
 from zoti.page.drawings import PALETTE, drawing
-from zoti.page.explorers import Goal, Interactive, Live, explorer, linked, scene
+from zoti.page.explorers import Goal, Interactive, Live, explorer, lesson, linked, scene
 from zoti.page.furniture import masthead, processor
 from zoti.page.model_drawing import anatomy
 from zoti.page.pictures import FRONT, Html, framed, panels, picture, style
@@ -29,6 +29,7 @@ __all__ = [
     "drawing",
     "explorer",
     "framed",
+    "lesson",
     "linked",
     "mark",
     "masthead",
