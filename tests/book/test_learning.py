@@ -160,7 +160,7 @@ def five_hundred(token: str) -> list[str]:
     known = list(dict.fromkeys(caption.replace("{}", token) for caption in said))[:240]
     letters = "abcdefghijklmnopqrstuvwxyzABCXYZ 0123456789'.,-!?<>|éßΣжя茶🫖\u00a0\t"
     choose = generator(4)
-    mixed = ["".join(letters[i] for i in torch.randint(len(letters), (13,), generator=choose)) for _ in range(300)]
+    mixed = ["".join(letters[i] for i in torch.randint(len(letters), (13,), generator=choose)) for _ in range(500)]
     return [*ODD, *known, *mixed][:500]
 
 

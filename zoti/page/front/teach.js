@@ -60,7 +60,9 @@ function boot(scope) {
   };
 }
 
-// ask(what, told) promises the answer to a request, and calls told with what is said meanwhile.
+class Stopped extends Error {}
+
+// ask(what, with, step) promises the answer to a request, and calls step with what is said meanwhile.
 class Pupil {
   constructor(modules) {
     const source = new Blob([`(${boot})(self);`], { type: "text/javascript" });
@@ -72,8 +74,8 @@ class Pupil {
       const { done, failed, step } = this.waiting.get(number);
       if (told === "step") { step(rest); return; }
       this.waiting.delete(number);
-      if (told === "failed") failed(new Error(rest.why));
-      else done({ ...rest, stopped: told === "stopped" });
+      if (told === "done") done(rest);
+      else failed(told === "stopped" ? new Stopped() : new Error(rest.why));
     };
     this.worker.onerror = (event) => this.fail(event.message ?? "this browser runs no worker from here");
     this.worker.postMessage({ modules });
@@ -148,7 +150,7 @@ function render({ model, el }) {
     line.value = PROMPT.replace("{}", facts.word);
   }
 
-  const paint = async (prompts, how = {}, step) => (await pupil.ask("paint", { prompts, seed: 0, ...how }, step)).pictures?.[0];
+  const paint = async (prompts, how = {}, step) => (await pupil.ask("paint", { prompts, seed: 0, ...how }, step)).pictures[0];
 
   // One thing at a time, with its trouble told instead of lost.
   async function busy(doing) {
@@ -158,7 +160,9 @@ function render({ model, el }) {
     try {
       await doing();
     } catch (error) {
-      told.textContent = `It did not work: ${error.message}`;
+      told.textContent = error instanceof Stopped
+        ? "Stopped; the word is what it had become. Teaching it again begins anew."
+        : `It did not work: ${error.message}`;
     }
     bar.hidden = stop.hidden = true;
     buttons.forEach((button) => { button.disabled = false; });
@@ -176,8 +180,9 @@ function render({ model, el }) {
     const titled = (word) => scene.replace("{}", word);
     stop.hidden = panels.hidden = false;
     bar.value = 0;
+    form.hidden = false;
     const before = await paint([scene], { plain: true });
-    if (before) show(part(".zoti-before"), before, facts.side, `before: ${titled(facts.noun)}`);
+    show(part(".zoti-before"), before, facts.side, `before: ${titled(facts.noun)}`);
     const after = (pixels) => show(part(".zoti-after"), pixels, facts.side, `now: ${titled(facts.word)}`);
     const look = { prompts: [scene], seed: 0, every: Math.ceil(all / 6), steps: 12 };
     const end = await pupil.ask("learn", { method: way.value, seed: 0, steps: all, look }, (now) => {
@@ -185,13 +190,8 @@ function render({ model, el }) {
       bar.value = now.index / all;
       told.textContent = `step ${now.index} of ${all} · loss ${now.loss.toFixed(4)} · ${now.passes.toLocaleString("en")} forward passes · backward: 0`;
     });
-    const pixels = await paint([scene]);
-    if (pixels) after(pixels);
-    told.textContent = end.stopped
-      ? "Stopped; the word is what it had become. Teach it again to begin anew."
-      : `Learned in ${end.passes.toLocaleString("en")} forward passes, none backward. The word is ${facts.word}.`;
-    form.hidden = false;
-    root.dataset.learned = end.passes ?? "stopped";
+    after(await paint([scene]));
+    told.textContent = `Learned in ${end.passes.toLocaleString("en")} forward passes, none backward. The word is ${facts.word}.`;
   }
 
   go.addEventListener("click", () => busy(teach));
@@ -204,7 +204,7 @@ function render({ model, el }) {
       if (!prompt) throw new Error(`write something, such as “${PROMPT.replace("{}", facts.word)}”`);
       stop.hidden = false;
       const pixels = await paint([prompt], {}, ({ index }) => { bar.value = index / 25; });
-      if (pixels) show(part(".zoti-after"), pixels, facts.side, prompt);
+      show(part(".zoti-after"), pixels, facts.side, prompt);
       told.textContent = prompt.toLowerCase().includes(facts.word)
         ? `“${prompt}”`
         : `“${prompt}”, in which ${facts.word}, the new word, does not stand.`;
