@@ -180,7 +180,7 @@ def test_a_page_lives_in_a_folder_too(browser, name):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((HTML / name).as_uri())
     page.wait_for_function("document.documentElement.dataset.zoti == 'ready'")
-    explorers, widgets = page.locator(".zoti-explorer, .zoti-predict"), page.locator(".zoti-widget")
+    explorers, widgets = page.locator(".zoti-explorer, .zoti-predict, .zoti-teach"), page.locator(".zoti-widget")
     assert explorers.count() >= widgets.count() and not errors
     context.close()
 

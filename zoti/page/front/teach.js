@@ -125,7 +125,7 @@ function show(canvas, pixels, side, words) {
 function render({ model, el }) {
   const beside = document.querySelector('script[src*="zoti-modules.js"]');
   const root = document.createElement("div");
-  root.className = "zoti-explorer zoti-teach";
+  root.className = "zoti-teach";
   el.append(root);
   if (!beside) {
     root.textContent = "In the built book, this page learns the word itself; a notebook has zoti for it.";
@@ -145,7 +145,12 @@ function render({ model, el }) {
     bar.removeAttribute("value");
     const { modules, ...rest } = all;
     const opened = new Pupil(modules);
-    facts = await opened.ask("load", { parts: rest });
+    try {
+      facts = await opened.ask("load", { parts: rest });
+    } catch (error) {
+      opened.worker.terminate(); // or each further try would leave one behind
+      throw error;
+    }
     pupil = opened;
     line.value = PROMPT.replace("{}", facts.word);
   }
