@@ -222,7 +222,7 @@ def make_pages(builder: str) -> None:
 
 
 def bring_engine() -> None:
-    """Lay what a page learns with beside the pages. Without npm or its registry the book lacks this alone, and says so.
+    """Lay what a page learns with beside the pages. Without npm's registry the book lacks this alone, and says so.
 
     On CI that is a failure.
     """

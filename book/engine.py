@@ -4,7 +4,7 @@ A page opened from a folder (file://) may not fetch, but it may load a script. S
 scripts, gzip in base64, which tell `zotiPart(name, number, text)`; the same serve over http. Nothing is loaded with a
 page: a reader has to ask, assets/engine/worker.js does the rest.
 
-onnxruntime-web comes from npm when the book is made, by version and checksum, instead of lying in the repository: 14 MB
+onnxruntime-web comes from npm's registry when the book is made, by version and checksum, instead of lying in the repository: 14 MB
 of machine code that nobody could review there, and that every clone would carry for good. The checksum makes it the
 same as if it did. It is kept in _build, so that only a first build asks for it.
 """
@@ -14,9 +14,9 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
 import tarfile
 from pathlib import Path
+from urllib.request import urlopen
 
 from zoti import PRESETS, ConceptToken, load_pipeline, sensitive_directions
 from zoti.data import Pipeline, load_subject
@@ -25,7 +25,8 @@ from zoti.model import export_pipeline
 
 ROOT = Path(__file__).parent.parent
 MODULES = ROOT / "assets" / "engine"
-RUNTIME = "onnxruntime-web@1.30.0"
+# The registry's own address, so that nobody needs npm or Node to make the book.
+PACKAGE = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # One file with the JavaScript and its glue, and WebAssembly for one thread or more, on the CPU.
 FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -50,21 +51,15 @@ OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR
 
 
 def runtime(folder: Path) -> list[Path]:
-    """The two files of onnxruntime-web, in this folder; taken from npm if they are not there yet.
+    """The two files of onnxruntime-web, in this folder; taken from npm's registry if they are not there yet.
 
-    Raises OSError where npm is missing or does not deliver, ValueError for another package than the one we know.
+    Raises OSError where the registry is out of reach, ValueError for another package than the one we know.
     """
     wanted = [folder / name for name in FILES]
-    if all(path.exists() for path in wanted):
-        return wanted
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["npm", "pack", "--silent", RUNTIME], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"npm pack {RUNTIME} failed: {done.stderr.strip()[-500:]}")
-    package = folder / done.stdout.split()[-1]
-    content = package.read_bytes()
-    package.unlink()
-    unpack(content, folder)
+    if not all(path.exists() for path in wanted):
+        folder.mkdir(parents=True, exist_ok=True)
+        with urlopen(PACKAGE, timeout=60) as answer:
+            unpack(answer.read(), folder)
     return wanted
 
 
@@ -72,7 +67,7 @@ def unpack(package: bytes, folder: Path) -> None:
     """Lay the package's two files into a folder, if it is the package we know."""
     found = base64.b64encode(hashlib.sha512(package).digest()).decode()
     if found != SHA512:
-        raise ValueError(f"{RUNTIME} should have the SHA-512 {SHA512}, and has {found}; it is not used")
+        raise ValueError(f"{PACKAGE} should have the SHA-512 {SHA512}, and has {found}; it is not used")
     with tarfile.open(fileobj=io.BytesIO(package)) as tar:
         for name in FILES:
             member = tar.extractfile(f"package/dist/{name}")

@@ -9,7 +9,7 @@ import { DenoisingLoss } from "./objective.js";
 import { ZOAdam, ZOSGD } from "./optim.js";
 import { paint } from "./paint.js";
 import { SubspaceGradient } from "./subspace.js";
-import { readTensors } from "./tensors.js";
+import { readTensors, writeTensors } from "./tensors.js";
 import { PartialUniform } from "./timesteps.js";
 import { Tokenizer } from "./tokenizer.js";
 
@@ -53,6 +53,12 @@ export class Pupil {
       this.word = step.theta;
       yield step;
     }
+  }
+
+  // The word as the file that diffusers and zoti read, learned_embeds.safetensors.
+  file() {
+    const { word, class_word: noun } = this.lesson;
+    return writeTensors({ [word]: { shape: [1, this.word.length], data: this.word } }, { word, noun });
   }
 
   // Pictures of prompts, in which {} or the word itself stands for it: pixels as bytes of RGBA, side by side x 4.

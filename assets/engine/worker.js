@@ -5,7 +5,8 @@ import { Pupil } from "./pupil.js";
 // scope: a worker's own. A request is { ask, number, ... }; what is told of it is { number, told, ... }: "step" as often
 // as there is something to see, at last "done", "stopped" or "failed". A request { ask: "stop" } stops what is running.
 export function serve(scope, { address, inflate }) {
-  let [pupil, stopped, last] = [null, false, Promise.resolve()];
+  let [pupil, stopped, queue] = [null, false, Promise.resolve()];
+  let [run, last] = [null, null]; // of learning: what goes on, and its last step
   const asks = {
     async load({ parts }) {
       const bytes = {};
@@ -19,16 +20,23 @@ export function serve(scope, { address, inflate }) {
       const { word, class_word: noun, captions, pictures } = pupil.lesson;
       return { word, noun, captions, pictures, side: pupil.facts.side };
     },
-    // look: { prompts, seed, every }, pictures to be painted now and then with the word as it is by then.
-    async learn({ method, seed, steps, every = 5, look }, tell) {
-      let step;
-      for await (step of pupil.learn({ method, seed, steps })) {
-        const { index, loss, passes } = step;
+    // look: { prompts, seed, every }, pictures to be painted now and then with the word as it is by then. goOn: with the
+    // run that was stopped, not with a new one; nothing happens between two steps, so nothing is lost.
+    async learn({ method, seed, steps, every = 5, look, goOn }, tell) {
+      if (!goOn || !run) run = pupil.learn({ method, seed, steps });
+      for (;;) {
+        const { value: step, done } = await run.next().catch((error) => { run = null; throw error; });
+        if (done) break;
+        const { index, loss, passes } = (last = step);
         if (index % every === 0) tell({ index, loss, passes });
         if (look && index % look.every === 0) tell({ pictures: await pupil.paint(look.prompts, { ...look, step: breathe }) });
         await breathe();
       }
-      return { index: step.index, loss: step.loss, passes: step.passes };
+      run = null;
+      return { index: last.index, loss: last.loss, passes: last.passes };
+    },
+    async file() {
+      return { bytes: pupil.file() };
     },
     async paint({ prompts, seed, plain, steps }, tell) {
       const word = plain ? pupil.initial : pupil.word;
@@ -49,7 +57,7 @@ export function serve(scope, { address, inflate }) {
 
   scope.onmessage = ({ data: { ask, number, ...rest } }) => {
     if (ask === "stop") { stopped = true; return; }
-    last = last.then(async () => {
+    queue = queue.then(async () => {
       stopped = false;
       const tell = (told) => scope.postMessage({ number, told: "step", ...told });
       try {

@@ -10,11 +10,17 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
+from pathlib import Path
 
 from tornado.websocket import websocket_connect
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 KEYS = {"ArrowRight": "\ue014", "ArrowLeft": "\ue012", "ArrowUp": "\ue013", "Tab": "\ue004", "Enter": "\ue007"}
+
+# No network but this machine's own: a proxy that is not there. It answers for what is asked in the background, too.
+OFFLINE = {"network.proxy.type": 1, "network.proxy.http": "127.0.0.1", "network.proxy.http_port": 9,
+           "network.proxy.ssl": "127.0.0.1", "network.proxy.ssl_port": 9}  # fmt: skip
 
 
 class Firefox:
@@ -23,7 +29,12 @@ class Firefox:
     def __init__(self, width=1280, height=900):
         self.loop, self.number = asyncio.new_event_loop(), itertools.count(1)
         self.errors: list[str] = []
+        self.asked: list[str] = []
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.downloads = Path(self.profile.name) / "downloads"
+        prefs = {**OFFLINE, "browser.download.folderList": 2, "browser.download.dir": str(self.downloads)}
+        said = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in prefs.items()]
+        (Path(self.profile.name) / "user.js").write_text("".join(said))
         command = [FIREFOX, "--headless", "--no-remote", "--profile", self.profile.name, "--remote-debugging-port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -31,7 +42,7 @@ class Firefox:
                 break
         self.socket = self.wait(websocket_connect, found[1] + "/session")
         self.do("session.new", capabilities={})
-        self.do("session.subscribe", events=["log.entryAdded"])
+        self.do("session.subscribe", events=["log.entryAdded", "network.beforeRequestSent"])
         self.window = self.do("browsingContext.getTree")["contexts"][0]["context"]
         self.do("browsingContext.setViewport", context=self.window, viewport={"width": width, "height": height})
 
@@ -48,6 +59,8 @@ class Firefox:
             told = json.loads(self.wait(self.socket.read_message))
             if told.get("method") == "log.entryAdded" and told["params"]["level"] == "error":
                 self.errors.append(told["params"]["text"])
+            if told.get("method") == "network.beforeRequestSent":
+                self.asked.append(told["params"]["request"]["url"])
             if told.get("id") == sent:
                 if told["type"] == "error":
                     raise RuntimeError(f"{method}: {told['message']}")
@@ -77,6 +90,19 @@ class Firefox:
         hand = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}}
         self.do("input.performActions", context=self.window,
                 actions=[hand | {"actions": [*actions, {"type": "pointerUp", "button": 0}]}])  # fmt: skip
+
+    def download(self, expression):
+        """The file that comes of what this does to the page, its name and all that is in it."""
+        before = set(self.downloads.glob("*"))
+        self.ask(expression)
+        for _ in range(600):
+            found = set(self.downloads.glob("*")) - before
+            if (
+                len(found) == 1 and (path := found.pop()).stat().st_size
+            ):  # while it comes in there are two, or none of it
+                return path.name, path.read_bytes()
+            time.sleep(0.1)
+        raise AssertionError(f"nothing was downloaded by {expression}")
 
     def close(self):
         self.socket.close()

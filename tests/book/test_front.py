@@ -1,62 +1,17 @@
 """Figures that answer, tried by hand in the browsers that readers have: Chromium, and Debian's Firefox."""
 
 import os
-import shutil
 from functools import partial
 
 import pytest
 
+from tests.book.chromium import CHROMIUM, Chromium
 from tests.book.firefox import FIREFOX, Firefox
 from tests.book.specimen import write
 from zoti.page import Curve, mark, predict
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-
-NAMES = ["chromium", "chromium-browser", "google-chrome"]
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 lacking = pytest.mark.skipif(not (CHROMIUM and FIREFOX) and not os.environ.get("CI"), reason="a browser is missing")
 pytestmark = [pytest.mark.slow, lacking]
-
-
-class Chromium:
-    """As Firefox in its few words, so that one test drives either."""
-
-    def __init__(self, width=1280, height=900, touch=False):
-        self.playwright = playwright.sync_playwright().start()
-        self.browser = self.playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        self.context = self.browser.new_context(viewport={"width": width, "height": height}, has_touch=touch)
-        self.page, self.errors, self.touch = self.context.new_page(), [], touch
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def goto(self, address):
-        self.page.goto(address)
-
-    def ask(self, expression):
-        return self.page.evaluate(expression)
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def drag(self, *points):
-        if self.touch:
-            session = self.context.new_cdp_session(self.page)
-            moves = [("touchMove", [place]) for place in points[1:]]
-            for kind, places in [("touchStart", points[:1]), *moves, ("touchEnd", [])]:
-                touches = [{"x": x, "y": y} for x, y in places]
-                session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
-            return
-        (x, y), *rest = points
-        self.page.mouse.move(x, y)
-        self.page.mouse.down()
-        for a, b in rest:
-            self.page.mouse.move(a, b)
-        self.page.mouse.up()
-
-    def close(self):
-        self.browser.close()
-        self.playwright.stop()
 
 
 @pytest.fixture(scope="module")
