@@ -4,9 +4,9 @@ A page opened from a folder (file://) may not fetch, but it may load a script. S
 scripts, gzip in base64, which tell `zotiPart(name, number, text)`; the same serve over http. Nothing is loaded with a
 page: a reader has to ask, assets/engine/worker.js does the rest.
 
-onnxruntime-web comes from npm's registry when the book is made, by version and checksum, instead of lying in the repository: 14 MB
-of machine code that nobody could review there, and that every clone would carry for good. The checksum makes it the
-same as if it did. It is kept in _build, so that only a first build asks for it.
+onnxruntime-web comes from npm's registry when the book is made, by version and checksum, instead of lying in the
+repository: 14 MB of machine code that nobody could review there, and that every clone would carry for good. The
+checksum makes it the same as if it did. It is kept in _build, so that only a first build asks for it.
 """
 
 import base64
