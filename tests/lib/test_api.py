@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,11 @@ FILES = {
 }
 MODULES = [name for name in FILES if not name.endswith("__init__")]
 ROOMS = sorted({name.split(".")[0] for name in FILES if "." in name})
-PAGE = (ROOT / "book" / "api.md").read_text()
+TABLE = (ROOT / "book" / "api.md").read_text()
+PAGES = {
+    name: (ROOT / f"{name}.md").read_text()
+    for name in re.findall(r"file: (book/api/\w+)", (ROOT / "_toc.yml").read_text())
+}
 README = (ROOT / "README.md").read_text()
 
 
@@ -153,32 +158,48 @@ def test_the_readme_names_every_room_and_module_in_an_order_in_which_each_stands
             assert {other.split(".")[0] for other in imports(name)} <= read, name
 
 
-def test_the_api_page_has_every_module_in_the_same_order():
-    sections = re.findall(r"^(##+) zoti\.([\w.]+)\n\n```{eval-rst}\n\.\. automodule:: zoti\.([\w.]+)", PAGE, flags=re.M)
-    assert all(heading == module for _, heading, module in sections)
-    assert [module for level, _, module in sections if level == "##"] == [p.rstrip("/") for p in reading_order()]
-    assert sorted(module for *_, module in sections if module not in ROOMS) == MODULES == sorted(MODULES)
-    place = None
-    for level, _, module in sections:  # a module of a room stands below its room's heading
-        place = module if level == "##" else place
-        assert module.split(".")[0] == place, module
-    assert PAGE.count("automodule::") == len(sections)
+def test_the_api_pages_have_every_module_in_the_same_order():
+    assert set(PAGES) == {f"book/api/{path.stem}" for path in (ROOT / "book" / "api").glob("*.md")}
+    whole, modules = "\n".join(PAGES.values()), []
+    for page in PAGES.values():
+        sections = re.findall(
+            r"^(##?) zoti\.([\w.]+)\n\n```{eval-rst}\n\.\. automodule:: zoti\.([\w.]+)", page, flags=re.M
+        )
+        assert all(heading == module for _, heading, module in sections)
+        (title, room, _), *_ = sections
+        if title == "#":  # a page that is called after a room, or a module, holds nothing else
+            assert all(module.split(".")[0] == room for *_, module in sections)
+        modules += [module for *_, module in sections]
+    assert [module for module in modules if "." not in module] == [p.rstrip("/") for p in reading_order()]
+    assert sorted(module for module in modules if module not in ROOMS) == MODULES == sorted(MODULES)
+    assert whole.count("automodule::") == len(modules)
+
+
+def test_the_api_table_has_every_name_once():
+    names = [f"{m}.{n}" for m in MODULES for n in (*public(m), *constants(m))]
+    assert sorted(re.findall(r"^   ~zoti\.([\w.]+)$", TABLE, flags=re.M)) == sorted(names)
 
 
 @pytest.mark.slow
-def test_the_api_page_is_built_without_a_warning_and_holds_every_name(tmp_path):
+def test_the_api_is_built_without_a_warning_and_holds_every_name(tmp_path):
     """By Sphinx alone, with the settings the book gives autodoc."""
     pytest.importorskip("myst_parser", reason="needs the book's tools: pip install -e .[book]")
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
     keys = ("default_role", "nitpick_ignore_regex", "add_module_names", "maximum_signature_line_length")
-    ours = {k: v for k, v in config.items() if k in keys or k.startswith("autodoc_")}
-    (tmp_path / "conf.py").write_text(f"extensions = ['sphinx.ext.autodoc', 'myst_parser']\nglobals().update({ours!r})")
-    (tmp_path / "index.md").write_text(PAGE)
+    ours = {k: v for k, v in config.items() if k in keys or k.startswith(("autodoc_", "autosummary_"))}
+    (tmp_path / "conf.py").write_text(
+        f"extensions = {['sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'myst_parser']}\nglobals().update({ours!r})"
+    )
+    parts = "\n".join(name.removeprefix("book/") for name in PAGES)
+    (tmp_path / "index.md").write_text(f"{TABLE}\n```{{toctree}}\n{parts}\n```\n")
+    shutil.copytree(ROOT / "book" / "api", tmp_path / "api")
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "--keep-going", tmp_path, tmp_path / "html"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(build, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    anchors = set(re.findall(r'id="(zoti\.[\w.]+)"', (tmp_path / "html" / "index.html").read_text()))
+    anchors = set(
+        re.findall(r'id="(zoti\.[\w.]+)"', "".join(map(Path.read_text, (tmp_path / "html" / "api").glob("*.html"))))
+    )
     names = {f"{m}.{n}" for m in MODULES for n in (*public(m), *constants(m))}
     assert not {f"zoti.{name}" for name in names} - anchors
 
