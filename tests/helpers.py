@@ -5,6 +5,7 @@ The pipelines are of Stable Diffusion's classes, random and minute, for everythi
 
 import copy
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -32,6 +33,7 @@ from zoti import (
     quantize_,
     spsa,
 )
+from zoti.model.find import NETWORKS
 
 #: What `quantize_` makes of a network's weights.
 KINDS = ["int8", "int4", "nf4", "llm_int8"]
@@ -229,3 +231,23 @@ def stock_states(pipe, prompt: str) -> tuple:
 def all_equal(a, b) -> bool:
     """Whether two lists hold the same tensors, bit by bit."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def tensors_of(pipe) -> dict[str, torch.Tensor]:
+    """All that a pipeline's networks hold, by name."""
+    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
+    return {f"{n}.{k}": t for n, net in networks.items() if net is not None for k, t in net.state_dict().items()}
+
+
+def alike(ours, theirs) -> bool:
+    """Whether two pipelines hold the same bits, under the same names, in the same dtypes."""
+    ours, theirs = tensors_of(ours), tensors_of(theirs)
+    return ours.keys() == theirs.keys() and all(
+        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in theirs
+    )
+
+
+def painted(pipe) -> np.ndarray:
+    """One step's picture, the same for the same weights."""
+    chance = torch.Generator().manual_seed(0)
+    return pipe("a teapot", num_inference_steps=1, generator=chance, output_type="np").images

@@ -20,7 +20,9 @@ FORM = "2"
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run that remembers. `init` makes its state and `observe` renews it; it is kept nowhere else.
+    """A part of a run, such as an optimizer, that remembers something from step to step.
+
+    `init` makes its state and `observe` renews it; the part itself keeps nothing.
 
     The tensors of a state may grow longer, but their names, types and numbers of dimensions stay the same.
 
@@ -62,7 +64,7 @@ def renewed_state(part: object, seen: object, state: State) -> State:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run knows between two steps; nothing else decides the next one.
+    """A run between two steps: all that it knows, and nothing else decides the next step.
 
     >>> import torch
     >>> chance = torch.Generator().get_state()
@@ -92,10 +94,10 @@ class Run:
 
 @dataclass
 class Checkpoint:
-    """The file of a run, which goes on from it as if it had never stopped.
+    """A file that holds a `Run`, from which it goes on as if it had never stopped.
 
-    One file belongs to one run. It is never taken from another, nor from a later state of the same run, as which a
-    second process may have left it; only one without a step, which holds no work, may be replaced by any.
+    One file belongs to one run. Another run's file is never written over, nor is this run's own where a second process
+    has taken it further; only a file without a step, which holds no work, may be replaced by any run.
 
     >>> from tempfile import TemporaryDirectory
     >>> import torch
@@ -125,7 +127,9 @@ class Checkpoint:
     seen: int = 0
 
     def load(self, start: Run) -> Run:
-        """The run from its file, on the device of `start`, which is the same run at its beginning; or start itself.
+        """The run as its file has it; `start`, which is the run at its beginning, where there is no file yet.
+
+        Its tensors lie on the device of those of `start`.
 
         Raises ValueError for a file that is no checkpoint, damaged in any byte, of another form, or of another run; the
         message names what differs.
@@ -154,7 +158,7 @@ class Checkpoint:
         return Run(theta, chance, states, self.seen, *numbers)
 
     def save(self, run: Run) -> None:
-        """Put a run into its file, whatever interrupts it whole; unless there it has gone further already.
+        """Write a run to its file, whole or not at all. A file in which it has gone further is left as it is.
 
         Raises OSError where the file cannot be written, ValueError where meanwhile it became another run's.
         """

@@ -1,4 +1,4 @@
-"""The same loss on another engine: onnxruntime, which can only run, and on a CPU runs a small model faster."""
+"""The denoising loss by onnxruntime instead of PyTorch: it can only run, and on a CPU runs a small model faster."""
 
 from collections.abc import Sequence
 from pathlib import Path

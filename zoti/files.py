@@ -27,7 +27,7 @@ _TROUBLES = {
 
 
 class Damaged(ValueError):
-    """A file has a seal that does not match what is in it.
+    """The error for a file whose seal does not match what is in it.
 
     >>> issubclass(Damaged, ValueError)
     True

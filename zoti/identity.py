@@ -17,9 +17,10 @@ Identity = dict[str, str | list[float]]
 
 
 def fingerprint(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Sixteen hexadecimal digits for tensors and a text, which hardly any others share (64 bits of SHA-256).
+    """A fingerprint of tensors and a text: sixteen hexadecimal digits, which hardly any others share.
 
-    Every bit counts, and so do names, types and shapes; on which device a tensor lies does not.
+    They are 64 bits of SHA-256. Every bit counts, and so do names, types and shapes; on which device a tensor lies does
+    not.
 
     >>> fingerprint({"a": torch.ones(2)}), fingerprint({"a": torch.ones(2, 1)})
     ('e8c962feb40e9e93', '13244c5d95687849')
@@ -33,9 +34,10 @@ def fingerprint(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def sketch(tensor: Tensor) -> list[float]:
-    """Four numbers for each row of a tensor (n, ...), to know it by where another device rounds its numbers otherwise.
+    """A rough fingerprint of a tensor (n, ...): four numbers a row, by which rounding does not make it another.
 
-    They are sums of a row's numbers, each with a random sign that is always the same, and about as large as one number.
+    So a tensor is known again that another device, or another version of torch, has computed with other last digits.
+    The four are sums of a row's numbers, each with a random sign that is always the same, and about as large as one.
 
     >>> x = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> [len(sketch(x)), *(differences({"x": sketch(x)}, {"x": sketch(y)}) for y in (1.0001 * x, -x))]
@@ -48,7 +50,7 @@ def sketch(tensor: Tensor) -> list[float]:
 
 
 def described(part: object) -> str:
-    """A part of a run in words that are the same in every process: its name, and all that it holds.
+    """A description of a part of a run, the same in every process: its name, and all that it holds.
 
     Tensors stand as fingerprints, and so does the code of functions and classes that are not zoti's, for one may be
     changed and keep its name.
@@ -119,7 +121,7 @@ def _instructions(code: CodeType) -> str:
 
 
 def differences(there: Identity, here: Identity) -> list[str]:
-    """The names of the parts in which two identities differ, of those that only one has too.
+    """The names of the parts that are not the same in two identities, or are in only one of them.
 
     >>> differences({"mu": "0.001", "pictures": [1.0, -2.0]}, {"mu": "0.01", "pictures": [1.001, -2.0]})
     ['mu']

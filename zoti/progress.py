@@ -24,11 +24,11 @@ PAUSE = 0.5
 
 
 def watch(steps: Iterable[Step], total: int, paint: Paint | None = None, every: int | None = None) -> Iterator[Step]:
-    """The same steps, as they come; and a small sign of how they go.
+    """Pass a run's steps on as they come, and show how the run goes.
 
-    In a notebook it shows progress with the time left, the loss as it went, and, where there is `paint`, a painting of
-    the token after the first step, every so many steps (by default ten times a run) and after the last. In a terminal
-    it is a bar. In a log, or where TQDM_DISABLE=1, it is nothing. What nobody would see is not painted.
+    In a notebook a small figure shows progress with the time left, the loss as it went, and, where there is `paint`, a
+    painting of the token after the first step, every so many steps (by default ten times a run) and after the last. In
+    a terminal it is a bar; in a log, or where TQDM_DISABLE=1, nothing. What nobody would see is not painted.
 
     total: `Config.steps`. Where the loop around ends early, the steps are closed at once, so that `invert` saves its
     run. Raises ValueError for a total or an `every` below 1.
@@ -58,7 +58,9 @@ def watch(steps: Iterable[Step], total: int, paint: Paint | None = None, every: 
 
 
 def painter(token: ConceptToken, prompt: str, seed: int = 0, **options: Any) -> Paint:
-    """What paints a prompt with the word, {} in it, from the same noise each time. It writes the vectors to the model.
+    """A function that paints a prompt with given vectors of the word, from the same noise each time.
+
+    prompt: has {} where the word stands. The vectors (k, d) are written to the model.
 
     options: the pipeline's, such as num_inference_steps.
 

@@ -61,7 +61,7 @@ class Shared(DenoisingLoss):
             ) from error
 
     def identity(self) -> Identity:
-        """That of the loss itself: by whom it is judged does not tell a run from another."""
+        """The identity of the loss that is shared: how many processes judge does not tell a run from another."""
         return self.alone.identity()
 
     @torch.no_grad()

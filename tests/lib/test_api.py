@@ -83,6 +83,12 @@ def test_everything_public_has_an_example(module):
     assert not lacking(module)
 
 
+@by_module
+def test_every_module_is_tested_where_it_stands(module):
+    *room, name = module.split(".")
+    assert (ROOT / "tests" / "lib" / Path(*room) / f"test_{name}.py").is_file()
+
+
 def test_what_zoti_exports_is_public_somewhere():
     found = {n for module in MODULES for n in (*public(module), *constants(module))}
     assert set(zoti.__all__) <= found

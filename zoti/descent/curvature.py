@@ -154,7 +154,7 @@ class GaussNewton:
         return {"directions": rows, "spread": spread, "precision": eye, "variance": eye.new_zeros(())}
 
     def observe(self, estimate: Estimate, state: State) -> State:
-        """What is known after an estimate, which says so itself."""
+        """What is known after an estimate: the precision and variance that it brings along."""
         return {**state, **estimate.state}
 
     def __call__(

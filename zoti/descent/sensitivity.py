@@ -17,7 +17,8 @@ _TOGETHER = 64
 class SensitiveDirections:
     """The directions of a word that the U-Net listens to most, and how much it listens to every other.
 
-    A run is known by how many they are, their share and a `sketch`: found in another process they differ by rounding.
+    What tells a run with them from others is their number, share and `sketch`, and not their digits, which are others
+    where another process found them.
 
     >>> rows = torch.eye(4)[:2].view(2, 1, 4)
     >>> some = SensitiveDirections(rows, torch.tensor([6.0, 3.0, 0.5, 0.5]), length=1.0, text_passes=5)
@@ -40,7 +41,10 @@ class SensitiveDirections:
         return float(self.spectrum[: len(self.rows)].sum() / self.spectrum.sum())
 
     def sketch(self) -> list[float]:
-        """Four numbers to know them by, in which a direction weighs what it answers: the last ones may well turn."""
+        """A rough fingerprint, four numbers, to which each direction adds as much as the U-Net listens to it.
+
+        So the least of them, which may be others in another process, hardly count.
+        """
         rows = self.rows.flatten(1).double().cpu()
         weight = self.spectrum[: len(rows), None].double().cpu() / float(self.spectrum.sum())
         return sketch((rows.T @ (weight * rows))[None])

@@ -117,7 +117,7 @@ class SNRWeighted:
 
 @dataclass(frozen=True)
 class Stratified:
-    """Another sampler, its draws spread evenly: one from each of n slices of equal probability, in random order.
+    """A sampler that spreads another's draws evenly: one from each of n slices of equal probability, in random order.
 
     Each of the n timesteps on its own is distributed as the other sampler's, so an average over them keeps its mean
     and only varies less (stratified sampling, McKay et al. 1979). A single timestep (n = 1) has nothing to be spread

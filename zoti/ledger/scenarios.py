@@ -52,7 +52,7 @@ def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True
 
 
 def gauss_newton(name: str = "sd1.5", weights: str = "int8", max_batch: int = 1, directions: int = 32) -> Ledger:
-    """The same word by `zoti.gauss_newton` with n = 4, its latents cached, in a subspace of so many directions.
+    """A word learned by `zoti.gauss_newton` with n = 4, its latents cached, in a subspace of so many directions.
 
     Of five candidates all errors are kept, not their losses alone: five times the predicted noise in float32 and some
     more in float64 while they are compared. Between steps there remain the directions and what is known of them.
@@ -88,7 +88,7 @@ def textual_inversion(
     checkpointing: bool = False,
     whole_table: bool = False,
 ) -> Ledger:
-    """The same word by backpropagation through frozen networks (Gal et al. 2023).
+    """A word learned by backpropagation through frozen networks: textual inversion (Gal et al. 2023).
 
     cached: as in `zeroth_order`. checkpointing: the U-Net keeps activations at the boundaries of its blocks and
     computes the rest twice. whole_table: the vectors of all words have a gradient and Adam's state, as in common
@@ -107,7 +107,7 @@ def textual_inversion(
 
 
 def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
-    """Low-rank additions to the U-Net's attention are trained, its own weights frozen (LoRA, Hu et al. 2022).
+    """Fine-tuning by low-rank additions to the U-Net's attention, its own weights frozen (LoRA, Hu et al. 2022).
 
     With INT8 weights, the default, this is QLoRA on eight bits.
 
@@ -119,7 +119,7 @@ def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
 
 
 def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
-    """The whole U-Net is trained, text encoder and VAE frozen (DreamBooth, Ruiz et al. 2023); no prior preservation.
+    """Fine-tuning of the whole U-Net, text encoder and VAE frozen (DreamBooth, Ruiz et al. 2023); no prior is preserved.
 
     Raises ValueError for quantized weights, which are no parameters: only norms would be trained.
 

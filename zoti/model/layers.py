@@ -162,7 +162,7 @@ class QuantConv2d(Quantized):
 
     @staticmethod
     def check(layer: nn.Conv2d) -> None:
-        """Raise ValueError for a convolution whose padding is none of ours."""
+        """Raise ValueError for a convolution that pads with anything but a number of zeros."""
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             told = layer.padding if layer.padding_mode == "zeros" else layer.padding_mode
             raise ValueError(f"QuantConv2d pads with a number of zeros only, this layer pads with {told!r}")

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 @dataclass(frozen=True)
 class Published:
-    """The configs of a model's parts.
+    """What a published model is built from: the configs of its parts.
 
     >>> CONFIGS["sdxl"].unet["cross_attention_dim"] == sum(text.hidden_size for text in CONFIGS["sdxl"].texts)
     True

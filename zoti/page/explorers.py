@@ -23,7 +23,9 @@ from zoti.page.texts import number
 
 
 class Live(anywidget.AnyWidget):
-    """A module of `front/` under a kernel: `value` is what the reader chose, here and in the browser alike.
+    """A figure in a running notebook: a JavaScript module of `front/`, as an anywidget, and its state.
+
+    `value` is what the reader chose, here and in the browser alike.
 
     >>> Live(_esm="export default { render() {} }", state={}, value=[0]).value
     [0]
@@ -37,7 +39,7 @@ class Live(anywidget.AnyWidget):
 
 @dataclass(frozen=True)
 class Interactive:
-    """A module with its state, to be displayed by a running notebook and by a built page.
+    """A figure that answers a reader: a JavaScript module and its state, for a running notebook and a built page alike.
 
     module: the name of a file in `zoti/page/front/`, without its .js. state: anything JSON can say. frames: what the
     module chooses among; kept as markup, so that a page without scripts can show it. first: what is shown there, and

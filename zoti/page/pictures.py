@@ -150,7 +150,7 @@ def panels(
 
 
 def framed(inside: Html, caption: str, label: str = "") -> Html:
-    """What is shown, within a numbered figure with its caption; as it is, where there is no caption.
+    """A numbered figure with a caption around something shown, which without a caption stays as it is.
 
     Raises ValueError for a label without a caption, or one that cannot stand in an address.
 

@@ -65,7 +65,7 @@ def predict(name: str, question: str, answers: Sequence[str] | Curve) -> Interac
 
 
 def mark(name: str, answer: str | Sequence[float]) -> tuple[Any, str | None]:
-    """The measured answer as JSON can say it, and the verdict on what a reader of a running notebook predicted.
+    """Compare a prediction with what was measured: returns the answer, as JSON can say it, and the verdict in words.
 
     A choice is right or not. A curve is right when it is nearer to what was measured than half the distance of the best
     flat line, on average over x. Where nobody answered, the verdict is None.

@@ -29,7 +29,9 @@ def tidy(word: str) -> str:
 
 
 def written(text: str) -> str:
-    """The text itself. Raises ValueError where it holds half of a character of two code units.
+    """The text itself, once it is sure that a file can hold it.
+
+    Raises ValueError where it holds half of a character of two code units.
 
     >>> written("a <pot>")
     'a <pot>'
@@ -70,7 +72,7 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """By what one knows the model's own table again, in whatever precision, and whichever words were added."""
+        """A fingerprint of the model's own table: the same in every precision, whichever words were added."""
         return fingerprint({"table": self.table[: self.tokenizer.vocab_size].half()})
 
     def meaning(self, text: str) -> Tensor:
