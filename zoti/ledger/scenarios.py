@@ -119,7 +119,7 @@ def lora(name: str = "sd1.5", weights: str = "int8", rank: int = 2) -> Ledger:
 
 
 def dreambooth(name: str = "sd1.5", weights: str = "float32") -> Ledger:
-    """Fine-tuning of the whole U-Net, text encoder and VAE frozen (DreamBooth, Ruiz et al. 2023); no prior is preserved.
+    """Fine-tuning of the whole U-Net, all else frozen (DreamBooth, Ruiz et al. 2023); no prior preservation.
 
     Raises ValueError for quantized weights, which are no parameters: only norms would be trained.
 
