@@ -1,7 +1,7 @@
 """The one call for a person in a hurry: photos and a noun in, a word out. It makes no choice you could not make."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -101,7 +101,8 @@ def personalize(
     - checkpoint, the file the run is kept in, by default my-noun.safetensors here. Stop the run when you like, by
       Ctrl-C say, and the same call goes on from there, to the same bits.
 
-    Every photo is encoded once; then the VAE waits on the CPU, and comes back to paint. As many candidates go through
+    Every photo is encoded once; then the VAE waits on the CPU, and so does the table of all words, of which a step asks
+    a few rows; both come back to paint. As many candidates go through
     the model together as the free memory holds, and their number is kept with the run, for another would round
     otherwise. How the run goes is shown by `watch`, in a notebook with a picture every so often.
 
@@ -128,10 +129,10 @@ def personalize(
     path = Path(checkpoint or f"{token.words[0].strip('<>')}.safetensors")
 
     def paint(theta: Tensor) -> Image.Image:
-        with placed(pipe.vae, pipe.unet.device):
+        with aside(token, pipe.unet.device):
             return painter(token, told[0])(theta)
 
-    with placed(pipe.vae, "cpu"), closing(_steps(objective, config, path)) as run:
+    with aside(token, "cpu"), closing(_steps(objective, config, path)) as run:
         first = list(islice(run, 3))
         _announce(config.steps, [step.seconds for step in first], first[-1].index, path, slow)
         for step in watch(chain(first, run), config.steps, paint):
@@ -155,6 +156,22 @@ def placed(network: nn.Module, device: torch.device | str) -> Iterator[None]:
         yield
     finally:
         network.to(home)
+
+
+@contextmanager
+def aside(token: ConceptToken, device: torch.device | str) -> Iterator[None]:
+    """A context in which what only a painting asks for, the VAE and the table of all words, lies on another device.
+
+    >>> from zoti import load_pipeline
+    >>> token = ConceptToken(load_pipeline(), "<pot>", "teapot")
+    >>> with aside(token, "cpu"):
+    ...     token.vocabularies[0].table.device
+    device(type='cpu')
+    """
+    with ExitStack() as stack:
+        for part in (token.pipe.vae, *(v.encoder.get_input_embeddings() for v in token.vocabularies)):
+            stack.enter_context(placed(part, device))
+        yield
 
 
 def _alike(pipe: Pipeline) -> Preset:

@@ -119,7 +119,7 @@ def test_time_is_told_as_people_tell_it(seconds, said):
     assert here._duration(seconds) == said
 
 
-def test_the_vae_waits_elsewhere_while_a_word_is_learned(folder, monkeypatch, watched):
+def test_the_vae_and_the_table_of_words_wait_elsewhere_while_a_word_is_learned(folder, monkeypatch, watched):
     """There is one device here: the moves are counted, and where each step found the VAE."""
     moves = []
 
@@ -137,8 +137,10 @@ def test_the_vae_waits_elsewhere_while_a_word_is_learned(folder, monkeypatch, wa
     inside, placed = [], here.placed
     monkeypatch.setattr(here, "placed", lambda network, device: inside.append((type(network).__name__, str(device))) or
                         placed(network, device))  # fmt: skip
-    personalize("photos", "teapot", folder, steps=2)
-    assert inside == [("AutoencoderKL", "cpu")] * 3  # away; and twice back, to a CPU's own device, to paint
+    learned = personalize("photos", "teapot", folder, steps=2)
+    # away; and twice back, to a CPU's own device, to paint
+    tables = [("Embedding", "cpu")] * len(learned.objective.token.vocabularies)
+    assert inside == [("AutoencoderKL", "cpu"), *tables] * 3
 
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path):

@@ -21,11 +21,14 @@ from zoti.ledger.architectures import Architecture, architecture
 from zoti.ledger.memory import Ledger
 
 
-def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True, max_batch: int = 1) -> Ledger:
+def zeroth_order(
+    name: str = "sd1.5", weights: str = "int8", cached: bool = True, max_batch: int = 1, table: bool = True
+) -> Ledger:
     """A word learned by forward passes only (ZOODiP): `rge` with n = 2, so three candidates, and `ZOAdam`.
 
     max_batch: how many candidates go through the model together. cached: the latents were encoded beforehand and the
-    VAE is gone; the paper encodes in every step.
+    VAE is gone; the paper encodes in every step. table: the vectors of all words are on the device; `personalize` puts
+    them aside, for a step asks a few of them.
 
     >>> peak = zeroth_order("tiny-sd").peak
     >>> peak.phase, peak.parts["gradients"], peak.parts["saved activations"]
@@ -35,8 +38,11 @@ def zeroth_order(name: str = "sd1.5", weights: str = "int8", cached: bool = True
     word = _word(model)
     generator = torch.Generator().manual_seed(0)
     state = ZOAdam().init(word)
+    elsewhere = set() if table else {id(encoder.get_input_embeddings().weight) for encoder in model.encoders}
     with Ledger() as ledger, torch.inference_mode():
-        ledger.own(*model.networks(vae=not cached))
+        for network in model.networks(vae=not cached):
+            ledger.book("parameters", *(p for p in network.parameters() if id(p) not in elsewhere))
+            ledger.book("buffers", *network.buffers())
         ledger.book("parameters", word)
         ledger.book("optimizer state", *state.values())
         z = _latent(ledger, model, cached)

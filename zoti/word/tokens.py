@@ -164,7 +164,7 @@ class ConceptToken:
                 raise ValueError(
                     f"the prompt {prompt!r} does not hold {self.word!r} within its first {len(row)} tokens"
                 )
-        return torch.tensor(rows, device=self.pipe.text_encoder.device)
+        return torch.tensor(rows, device=self.vocabularies[0].table.device)
 
     def encode(self, theta: Tensor, prompts: list[str]) -> Conditions:
         """What the U-Net is told for every candidate in every prompt, in the U-Net's dtype.

@@ -162,11 +162,12 @@ class Vocabulary:
 
         ids: the prompts, (p, L). word: the ids of the word's k tokens. theta: the candidates, (b, k, width). The first
         axis of the output is b p long: all prompts with the first candidate, then all with the second. The model is
-        not written to. Differentiable in theta.
+        not written to. Differentiable in theta. The table may lie on another device than the rest of the encoder; ids
+        are where it is.
         """
 
         def substitute(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            output = output.view(len(theta), *ids.shape, -1).clone()
+            output = output.to(theta.device).view(len(theta), *ids.shape, -1).clone()
             for k, token in enumerate(word):
                 at = ids == token  # (p, L); a prompt may say the word twice
                 output[:, at] = theta[:, k, None].to(output)

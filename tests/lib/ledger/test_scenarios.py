@@ -18,7 +18,10 @@ from zoti.ledger.scenarios import dreambooth, gauss_newton, lora, textual_invers
         (1.44, zeroth_order, {"cached": False}),
         (1.10, zeroth_order, {}),
         (1.23, zeroth_order, {"max_batch": 3}),
+        (1.02, zeroth_order, {"table": False}),
         (0.66, zeroth_order, {"weights": "int4"}),
+        (0.58, zeroth_order, {"weights": "int4", "table": False}),
+        (0.60, zeroth_order, {"weights": "nf4+int4", "table": False}),
         (0.94, zeroth_order, {"weights": "nf4"}),  # its convolutions have eight bits
         (1.34, zeroth_order, {"name": "sd2.1"}),
         (3.66, zeroth_order, {"name": "sdxl"}),

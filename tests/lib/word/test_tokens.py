@@ -133,6 +133,18 @@ def test_two_words_live_side_by_side(any_pipe):
     assert [row.count(i) for i in one.token_ids[0] + two.token_ids[0]] == [2, 2, 1, 1, 1]
 
 
+def test_the_table_may_wait_on_another_device(any_pipe):
+    """The rest of the encoder is on meta, where nothing could be looked up."""
+    token = ConceptToken(any_pipe, "<new>", "teapot")
+    expected = token.encode(token.initial[None], ["a <new>"]).states
+    for vocabulary in token.vocabularies:
+        table = vocabulary.encoder.get_input_embeddings()
+        vocabulary.encoder.set_input_embeddings(torch.nn.Embedding(1, 1))
+        vocabulary.encoder.to("meta").set_input_embeddings(table)
+    states = token.encode(token.initial[None].to("meta"), ["a <new>"]).states
+    assert states.is_meta and states.shape == expected.shape and not token.vocabularies[0].table.is_meta
+
+
 def test_words_find_their_vectors_after_others_are_gone(any_pipe):
     a, b, c = (ConceptToken(any_pipe, word, "cat") for word in ("<a>", "<b>", "<c>"))
     d = width(any_pipe)
