@@ -53,7 +53,7 @@ def test_the_wheel_carries_every_file_of_every_room_and_nothing_else_of_ours(whe
 
 
 def test_the_wheel_carries_the_model_its_judges_and_the_pictures(wheel):
-    for part in ("tiny-sd", "judges", "subjects", "styles"):
+    for part in ("tiny-sd", "judges", "subjects", "styles", "photos"):
         here = {f.relative_to(ROOT / "data").as_posix() for f in (ROOT / "data" / part).rglob("*") if f.is_file()}
         packed = {n.removeprefix("zoti/_data/") for n in wheel.namelist() if n.startswith(f"zoti/_data/{part}/")}
         assert here == packed != set()
