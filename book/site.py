@@ -176,7 +176,7 @@ def mathml(latex, display):
     >>> mathml(r"\\theta + 1", "inline")
     '<math ...display="inline"><mrow><mi class="zoti-theta">θ</mi><mo>+</mo><mn>1</mn></mrow></math>'
     """
-    markup = convert(latex.replace("{aligned}", "{align}"), display=display)
+    markup = convert(latex.replace("{aligned}", "{align*}"), display=display)
     markup = re.sub(r"&#x([0-9A-F]+);", lambda m: html.escape(chr(int(m[1], 16)), quote=False), markup)
     return re.sub(r"<mi>([θϵεz])</mi>", lambda m: f'<mi class="zoti-{LETTERS[m[1]]}">{m[1]}</mi>', markup)
 

@@ -59,3 +59,7 @@ def test_formulas_are_well_formed(latex):
 
     for display in ("inline", "block"):
         assert ElementTree.fromstring(site.mathml(latex, display)).get("display") == display
+
+
+def test_a_formula_of_several_rows_has_one_number_which_is_the_pages():
+    assert "(1)" not in site.mathml(r"\begin{aligned} m &= 2 \\ v &= 3 \end{aligned}", "block")
