@@ -22,6 +22,7 @@ from zoti import PRESETS, ConceptToken, load_pipeline, sensitive_directions
 from zoti.data import Pipeline, load_subject
 from zoti.images import square
 from zoti.model import export_pipeline
+from zoti.page import LESSONS
 
 ROOT = Path(__file__).parent.parent
 MODULES = ROOT / "assets" / "engine"
@@ -96,25 +97,35 @@ def tokenizer(pipe: Pipeline) -> dict:
 
 
 def lesson(pipe: Pipeline, name: str) -> dict:
-    """A shipped subject as the page learns it: pictures (bytes of RGB), captions, settings and where the model listens.
-
-    What the word starts from is a row of the embedding table, `row`: its class word is one token.
-    """
-    subject, preset = load_subject(name), PRESETS["tiny-sd"]
-    token = ConceptToken(pipe, f"<{name}>", subject.class_word)
-    directions = sensitive_directions(token, [subject.captions[0].replace("{}", token.word)])
-    (row,) = pipe.tokenizer(subject.class_word, add_special_tokens=False).input_ids
+    """A shipped subject as a page learns it: pictures (bytes of RGB in base64), and a caption for each."""
+    subject = load_subject(name)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     pictures = [square(image, side, "centre").convert("RGB") for image in subject.references]
     return {
-        "word": token.word,
-        "class_word": subject.class_word,
-        "row": row,
+        "word": f"<{name}>",
+        "noun": subject.class_word,
         "captions": subject.captions,
         "pictures": [base64.b64encode(picture.tobytes()).decode() for picture in pictures],
-        "settings": {"mu": preset.mu, "lr": preset.lr, "low": preset.low, "high": preset.high, "steps": preset.steps},
-        "directions": {"rows": directions.rows[:, 0].tolist(), "length": directions.length},
     }
+
+
+def settings(pipe: Pipeline) -> dict:
+    """How a page learns: the library's preset, and the directions in which the model listens to a word (float32)."""
+    preset, first = PRESETS["tiny-sd"], load_subject(LESSONS[0])
+    token = ConceptToken(pipe, f"<{LESSONS[0]}>", first.class_word)
+    found = sensitive_directions(token, [first.captions[0].replace("{}", token.word)])
+    rows = found.rows[:, 0].float().numpy().astype("<f4").tobytes()
+    directions = {"rows": base64.b64encode(rows).decode(), "length": found.length}
+    return {name: getattr(preset, name) for name in ("mu", "lr", "low", "high", "steps")} | {"directions": directions}
+
+
+def nouns(pipe: Pipeline) -> dict[str, int]:
+    """Things that the model has a word for, one token each, with its row: where a reader's own word may start."""
+    scenes = json.loads((ROOT / "data" / "scenes" / "scenes.json").read_text())
+    subjects = [path.name for path in (ROOT / "data" / "subjects").iterdir() if (path / "subject.json").exists()]
+    known = {scene["concept"] for scene in scenes} | {load_subject(name).class_word for name in subjects}
+    ids = {noun: pipe.tokenizer(noun, add_special_tokens=False).input_ids for noun in sorted(known)}
+    return {noun: one[0] for noun, one in ids.items() if len(one) == 1}
 
 
 def parts(pipe: Pipeline, exported: Path, kept: Path) -> dict[str, bytes]:
@@ -128,7 +139,9 @@ def parts(pipe: Pipeline, exported: Path, kept: Path) -> dict[str, bytes]:
         "facts": (exported / "model.json").read_bytes(),
         "tokenizer": json.dumps(tokenizer(pipe)).encode(),
         "table": (exported / "table.safetensors").read_bytes(),
-        "lesson": json.dumps(lesson(pipe, "teapot")).encode(),
+        "lessons": json.dumps([lesson(pipe, name) for name in LESSONS]).encode(),
+        "settings": json.dumps(settings(pipe)).encode(),
+        "nouns": json.dumps(nouns(pipe)).encode(),
         **{name: (exported / f"{name}.onnx").read_bytes() for name in ("encode", "noise", "decode")},
     }
 

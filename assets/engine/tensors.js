@@ -1,4 +1,5 @@
-// Files of safetensors, the library's own format: an object of names, each { shape, data }.
+// Files of safetensors, the library's own format: tensors are an object of names, each { shape, data }; metadata one of
+// texts.
 
 const half = (bits) => {
   const [sign, power, rest] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
@@ -12,11 +13,11 @@ export function readTensors(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const size = bytes.length < 8 ? Infinity : Number(view.getBigUint64(0, true));
   if (size > bytes.length - 8) throw new RangeError("this is no file of safetensors");
-  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + size)));
-  const { __metadata__: _, ...described } = header;
+  const { __metadata__: metadata = {}, ...described } = header(bytes.subarray(8, 8 + size));
   const tensors = {};
   for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(described)) {
     if (!WIDTH[dtype]) throw new RangeError(`${name} is ${dtype}; what can be read here is F16 and F32`);
+    if (!(from >= 0 && from <= to && 8 + size + to <= bytes.length)) throw new RangeError("this file of safetensors is damaged");
     const data = new Float32Array((to - from) / WIDTH[dtype]);
     for (let i = 0; i < data.length; i++) {
       const place = 8 + size + from + i * WIDTH[dtype];
@@ -24,7 +25,15 @@ export function readTensors(bytes) {
     }
     tensors[name] = { shape, data };
   }
-  return tensors;
+  return { tensors, metadata };
+}
+
+function header(bytes) {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    throw new RangeError("this is no file of safetensors");
+  }
 }
 
 // In single precision. metadata: an object of texts.

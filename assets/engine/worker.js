@@ -1,6 +1,8 @@
 // What runs beside the page, so that it never freezes: takes requests one by one, and tells how they go.
 
-import { Pupil } from "./pupil.js";
+import { Chance } from "./chance.js";
+import { letters, Pupil } from "./pupil.js";
+import { SETTINGS, compose } from "./settings.js";
 
 // scope: a worker's own. A request is { ask, number, ... }; what is told of it is { number, told, ... }: "step" as often
 // as there is something to see, at last "done", "stopped" or "failed". A request { ask: "stop" } stops what is running.
@@ -17,8 +19,32 @@ export function serve(scope, { address, inflate }) {
       const ort = await import(address(bytes.runtime));
       ort.env.wasm.wasmBinary = bytes.wasm;
       pupil = await Pupil.open(ort, bytes);
-      const { word, class_word: noun, captions, pictures } = pupil.lesson;
-      return { word, noun, captions, pictures, side: pupil.facts.side };
+      const { lessons, nouns, facts: { side } } = pupil;
+      return { lessons: lessons.map(({ word }) => word), nouns: Object.keys(nouns), side, settings: Object.keys(SETTINGS) };
+    },
+    // A lesson to learn next: { lesson }, the number of one that the page brought; or { word, things }, bytes of RGBA of a reader's
+    // own thing as it is to stand in each of the settings; or either begun from another noun, { noun }.
+    async study({ lesson: which, word, things, noun }, tell) {
+      run = null;
+      if (things) {
+        const chance = new Chance(0);
+        const draw = (low, high) => low + (high - low) * chance.uniform();
+        const names = Object.keys(SETTINGS);
+        const pictures = names.map((name, i) => letters(compose(draw, things[i], name, pupil.facts.side)));
+        const own = { word, noun: Object.keys(pupil.nouns)[0], captions: names.map((name) => `a {} ${name}`), pictures };
+        pupil.study(own);
+        const found = await pupil.propose({ step: async (share) => { tell({ share }); await breathe(); } });
+        pupil.study({ ...own, noun: found[0] });
+      } else {
+        const lesson = which === undefined ? pupil.lesson : pupil.lessons[which];
+        pupil.study(noun ? { ...lesson, noun } : lesson);
+      }
+      return pupil.lesson;
+    },
+    // A file of a word, as diffusers and zoti write it.
+    async read({ bytes }) {
+      run = null;
+      return pupil.read(bytes);
     },
     // look: { prompts, seed, every }, pictures to be painted now and then with the word as it is by then. goOn: with the
     // run that was stopped, not with a new one; nothing happens between two steps, so nothing is lost.

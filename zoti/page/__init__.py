@@ -6,7 +6,7 @@ is the book's one picture of the model, and `furniture` stands around a chapter.
 """
 
 from zoti.page.drawings import PALETTE, drawing
-from zoti.page.explorers import Goal, Interactive, Live, explorer, lesson, linked, scene
+from zoti.page.explorers import LESSONS, Goal, Interactive, Live, explorer, lesson, linked, scene
 from zoti.page.furniture import masthead, processor
 from zoti.page.model_drawing import anatomy
 from zoti.page.pictures import FRONT, Html, framed, panels, picture, style
@@ -16,6 +16,7 @@ from zoti.page.texts import number, words
 
 __all__ = [
     "FRONT",
+    "LESSONS",
     "PALETTE",
     "Claim",
     "Curve",

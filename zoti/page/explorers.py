@@ -215,16 +215,20 @@ def _follows(view: Html) -> list[str]:
     return [part.split('"')[0] for part in view.markup.split('data-follow="')[1:]]
 
 
+#: Subjects that a page can learn without a reader's own pictures, the first of them at once.
+LESSONS = ("teapot", "penguin", "handbag", "octopus", "ghost", "sailboat", "owl", "cat")
+
+
 def lesson(caption: str = "", label: str = "", **steps: int) -> Interactive:
-    """A panel with a button: the page itself learns a word from the book's teapot, in its reader's browser.
+    """A panel with a button: the page itself learns a word in its reader's browser, of `LESSONS` or a thing of theirs.
 
-    By forward passes, with the model that `zoti.model.export` writes. steps: how many each way takes, by default 100
-    of Gauss-Newton's and 1000 of ZOODiP's. Under a kernel it only says that a built page does this.
+    By forward passes, with the model that `zoti.model.export` writes. steps: how many each way takes, by default 1000
+    of ZOODiP's and 100 of Gauss-Newton's. Under a kernel it only says that a built page does this.
 
-    >>> lesson(zoodip=500).state
-    {'steps': {'gauss-newton': 100, 'zoodip': 500}}
+    >>> lesson(zoodip=500).state["steps"]
+    {'zoodip': 500, 'gauss-newton': 100}
     """
-    ways = {"gauss-newton": 100, "zoodip": 1000}
-    ways |= {name.replace("_", "-"): n for name, n in steps.items()}
+    ways = {"zoodip": 1000, "gauss-newton": 100} | {name.replace("_", "-"): n for name, n in steps.items()}
     words = "With scripts, this page learns the word itself."
-    return Interactive("teach", {"steps": ways}, [], Html(f"<p>{words}</p>", words), None, caption, label)
+    state = {"steps": ways, "subjects": LESSONS}
+    return Interactive("teach", state, [], Html(f"<p>{words}</p>", words), None, caption, label)
