@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw
 
 from tests.book.chromium import CHROMIUM, Chromium
 from tests.book.firefox import FIREFOX, Firefox
@@ -89,7 +90,7 @@ window.trial = async (told) => {
   const ort = await import(address(parts.runtime));
   ort.env.wasm.wasmBinary = parts.wasm;
   const pupil = await Pupil.open(ort, parts);
-  const { lesson, tokenizer } = pupil;
+  const { tokenizer } = pupil;
 
   const objective = await pupil.objective();
   const replay = (draws) => ({ left: [...draws], normals() { return Float64Array.from(this.left.shift()); } });
@@ -105,7 +106,7 @@ window.trial = async (told) => {
     }
     return steps;
   }
-  const { rows, length } = lesson.directions;
+  const { rows, length } = pupil.settings.directions;
   const newton = { n: 4, mu: 1e-3, estimator: new GaussNewton({ rows, length }), optimizer: new ZOSGD({ lr: 1 }) };
   const subspace = new SubspaceGradient({ tau: 8 });
   const zoodip = { n: 2, mu: 1e-3, estimator: rge, optimizer: new ZOAdam({ lr: 5e-3 }), subspace };
@@ -116,12 +117,13 @@ window.trial = async (told) => {
   const prompts = told.painted.map((prompt) => tokenizer.ids(prompt));
   const pictures = await paint(pupil.model, Float64Array.from(told.word), prompts, tokenizer.ids(""), noise);
   const { mean, std } = objective.latents;
+  const written = writeTensors({ "<é>": { shape: [1, 256], data: told.word } }, { note: "é" });
   return {
     whole: Object.entries(window.zotiParts).every(([name, { bytes }]) => bytes === parts[name].length),
     ids: told.prompts.map((prompt) => tokenizer.ids(prompt)), long: refused("teapot ".repeat(40)),
     initial: [...pupil.initial], mean: lists(mean), std: lists(std), pictures: lists(pictures),
     zoodip: await run(told.zoodip, zoodip), newton: await run(told.newton, newton),
-    back: [...readTensors(writeTensors({ "<é>": { shape: [1, 256], data: told.word } }, { note: "é" }))["<é>"].data],
+    back: [...readTensors(written).tensors["<é>"].data],
     chance: [...new Chance(0).normals(pupil.model.size)],
   };
 };
@@ -392,6 +394,63 @@ def test_it_stops_goes_on_and_says_what_is_wrong(folder):
         }.items():
             assert answer in does(window, written(said))
         assert not window.errors
+    finally:
+        window.close()
+
+
+def test_a_reader_teaches_it_a_thing_of_their_own_by_keyboard_and_brings_the_word_back(folder, tmp_path):
+    window = Chromium(offline=True)
+    page = window.page
+    try:
+        window.goto((folder / "page.html").as_uri())
+        patiently(window, READY)
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        Image.new("1", (8000, 5100)).save(tmp_path / "huge.png")
+        red = Image.new("RGB", (90, 60), "white")
+        ImageDraw.Draw(red).ellipse((20, 10, 60, 50), fill="red")
+        red.save(tmp_path / "red.png")
+        page.select_option(".zoti-what", "picture")
+        for name, answer in {"broken": "no picture that this browser can read", "huge": "8000 × 5100 pixels"}.items():
+            page.set_input_files(".zoti-file", tmp_path / f"{name}.png")
+            patiently(window, f"{TOLD}.includes({json.dumps(answer)})")
+        page.set_input_files(".zoti-file", tmp_path / "red.png")
+        patiently(window, f"{TOLD}.startsWith('If too much of it is gone')")
+        cut = np.array(window.ask(pixels(".zoti-thing"))).reshape(256, 256, 4)
+        assert (cut[:100, :30, 3] == 0).all() and (cut[110:140, 100:120] == (255, 0, 0, 255)).all()
+
+        page.select_option(".zoti-what", "drawing")
+        assert "nothing to see yet" in does(window, pressed(".zoti-go"))
+        page.focus(".zoti-thing")
+        window.press("ArrowRight", "Shift+ArrowDown", "ArrowLeft", "ArrowLeft")
+        reached = "document.activeElement.classList.contains('zoti-go')"
+        for _ in range(9):
+            if not window.ask(reached):
+                window.press("Tab")
+        window.press("Enter")
+        patiently(window, f"{STATE} == 'idle' && {TOLD}.startsWith('To the model it looks most like')")
+        assert window.ask("[...document.querySelectorAll('.zoti-shown canvas')].length") == 5
+        assert window.ask(f"{TOLD}.includes(document.querySelector('.zoti-noun').value) && {reached}")
+        window.press("Enter")
+        patiently(window, f"{STATE} == 'idle' && {TOLD}.startsWith('Learned')")
+        assert "<mine>" in window.ask(TOLD) and window.ask(reached)
+        nameless = """[...document.querySelectorAll(".zoti-teach :is(button, select, input, canvas, progress)")].filter(
+            e => !(e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent).trim()).length"""
+        assert window.ask(nameless) == 0
+
+        name, word = window.download(pressed(".zoti-word"))
+        assert window.download(pressed(".zoti-picture"))[1].startswith(b"\x89PNG")
+        after = window.ask(pixels(".zoti-after"))
+        for content, answer in {
+            word[:50]: "no file of safetensors",
+            word[:-4]: "is damaged",
+            word: "<mine> is back",
+        }.items():
+            (tmp_path / name).write_bytes(content)
+            page.set_input_files(".zoti-back input", tmp_path / name)
+            patiently(window, f"{STATE} == 'idle' && {TOLD}.includes({json.dumps(answer)})")
+        page.select_option(".zoti-what", "1")  # another of the book's own, and the word is forgotten
+        assert "<penguin>" in does(window, pressed(".zoti-go"))
+        assert window.ask(pixels(".zoti-after")) != after and not window.errors
     finally:
         window.close()
 

@@ -56,7 +56,12 @@ def test_five_settings_are_painted_as_in_the_models_own_world(world):
     chance = np.random.default_rng(3).uniform(size=40).tolist()
     thing = np.zeros((SIDE, SIDE, 4), np.uint8)
     thing[20:30, 20:30] = (200, 100, 50, 128)
-    told = {"engine": str(ROOT / "assets" / "engine"), "side": SIDE, "chance": chance, "thing": thing.flatten().tolist()}
+    told = {
+        "engine": str(ROOT / "assets" / "engine"),
+        "side": SIDE,
+        "chance": chance,
+        "thing": thing.flatten().tolist(),
+    }
     command = ["node", "--input-type=module", "-e", SCRIPT]
     done = subprocess.run(command, input=json.dumps(told), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

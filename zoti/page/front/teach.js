@@ -269,6 +269,7 @@ async function render({ model, el }) {
       const figure = document.createElement("figure");
       figure.append(canvas, document.createElement("figcaption"));
       show(canvas, opaque(lesson.pictures[i]), facts.side, worded(caption, lesson.word));
+      canvas.nextElementSibling.textContent = caption.replace(/^an? \{\} /, ""); // the same beginning five times
       return figure;
     }));
     from.hidden = shown.hidden = false;
