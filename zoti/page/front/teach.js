@@ -189,7 +189,8 @@ async function render({ model, el }) {
     own.hidden = !isOwn();
     own.querySelectorAll("[data-own]").forEach((one) => { one.hidden = one.dataset.own !== kind; });
     const draws = kind === "drawing";
-    sheet.toggleAttribute("tabindex", draws);
+    if (draws) sheet.tabIndex = 0;
+    else sheet.removeAttribute("tabindex");
     sheet.setAttribute("role", draws ? "application" : "img");
     sheet.setAttribute("aria-label", draws
       ? "Your drawing: draw with a pointer or the arrow keys; with Shift they move the pen without drawing"
