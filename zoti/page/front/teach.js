@@ -2,7 +2,7 @@
 // state: steps, how many each way of learning takes. Nothing is loaded before the reader asks, and nothing is ever sent.
 // The parts are book/engine.py's scripts; what is done with them is assets/engine/, in a worker, so that nothing freezes.
 
-const WAYS = { zoodip: "ZOODiP, as in the paper", "gauss-newton": "Gauss-Newton, in fewer passes" };
+const WAYS = { zoodip: "ZOODiP, as in the paper", "gauss-newton": "Gauss-Newton, in a sixth of the passes" };
 const OWN = { emoji: "an emoji of your system", drawing: "a drawing", picture: "a picture" };
 const PLACES = ["in the ocean", "on the beach", "on the grass", "on pink fabric"]; // of which it paints one not shown
 const PROMPT = "a purple {} on the beach";
