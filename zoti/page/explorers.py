@@ -225,8 +225,8 @@ def lesson(caption: str = "", label: str = "", **steps: int) -> Interactive:
     By forward passes, with the model that `zoti.model.export` writes. steps: how many each way takes, by default 1000
     of ZOODiP's and 100 of Gauss-Newton's. Under a kernel it only says that a built page does this.
 
-    >>> lesson(zoodip=500).state["steps"]
-    {'zoodip': 500, 'gauss-newton': 100}
+    >>> lesson(zoodip=500).state["steps"], LESSONS[0]
+    ({'zoodip': 500, 'gauss-newton': 100}, 'teapot')
     """
     ways = {"zoodip": 1000, "gauss-newton": 100} | {name.replace("_", "-"): n for name, n in steps.items()}
     words = "With scripts, this page learns the word itself."
