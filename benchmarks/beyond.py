@@ -119,8 +119,8 @@ def inside(objective, passes: int, seed: int, lr: float = 2e-2, n: int = 2):
     return invert(objective, config)
 
 
-def newton(objective, passes: int, seed: int, n: int = 4, **options):
-    estimator = GaussNewton(directions(objective), **options)
+def newton(objective, passes: int, seed: int, n: int = 4, share: float = 0.985, **options):
+    estimator = GaussNewton(directions(objective, share), **options)
     config = Config(passes // (n + 1), n=n, mu=TINY.mu, estimator=estimator, optimizer=ZOSGD(1.0), subspace=None)
     return invert(objective, replace(config, seed=seed))
 
@@ -135,8 +135,8 @@ def backpropagation(objective, passes: int, seed: int, lr: float = 5e-3):
     return textual_inversion(objective, passes // 3, lr, seed)
 
 
-def directions(objective: DenoisingLoss) -> SensitiveDirections:
-    return sensitive_directions(objective.token, objective.prompts[:1])
+def directions(objective: DenoisingLoss, share: float = 0.985) -> SensitiveDirections:
+    return sensitive_directions(objective.token, objective.prompts[:1], share)
 
 
 class Method(NamedTuple):
@@ -219,7 +219,10 @@ def truths(names: tuple[str, ...]) -> tuple[Tensor, list[str]]:
 
 
 def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[str, ...]) -> dict[str, Any]:
-    """Learn for as many passes as the key says, and judge the word at each number of passes in `at`, or before."""
+    """Learn for as many passes as the key says, and judge the word at each number of passes in `at`, or before.
+
+    others: whom the paintings are compared with. Without any this is a run of the tuning, which asks one bank alone.
+    """
     _, name, settings, subject_name, seed, passes = key
     options = json.loads(settings)
     method, subject, pipe = METHODS[VARIANTS.get(name, (name,))[0]], load_subject(subject_name), pipeline()
@@ -231,10 +234,9 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
         return DenoisingLoss(*given) if derived else OnnxLoss(*given, graph=graph())
 
     asked = objective(subject.references, subject.captions, window, method.derived)
-    seen = {
-        "loss": objective(subject.truth, subject.truth_captions, Stratified(PartialUniform(TINY.low, TINY.high))),
-        "loss, all t": objective(subject.truth, subject.truth_captions, Stratified(Uniform())),
-    }
+    seen = {"loss": objective(subject.truth, subject.truth_captions, Stratified(PartialUniform(TINY.low, TINY.high)))}
+    if others:
+        seen["loss, all t"] = objective(subject.truth, subject.truth_captions, Stratified(Uniform()))
     banks = {what: truth.bank(64, torch.Generator().manual_seed(100)) for what, truth in seen.items()}
 
     def judged(theta: Tensor, paint: bool) -> dict[str, float]:
@@ -254,10 +256,11 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
             now = left.pop(0)
             if not words:
                 continue
-            late = torch.stack(words[len(words) // 2 :]).mean(0)
-            facts = {"loss of the mean word": seen["loss"].mean(late[None], banks["loss"]).item()}
-            told = {"passes": spent, "seconds": round(seconds, 2), "text passes": text}
-            reached[str(now)] = judged(words[-1], now in painted) | facts | told
+            told: dict[str, float] = {"passes": spent, "seconds": round(seconds, 2), "text passes": text}
+            if others:
+                late = torch.stack(words[len(words) // 2 :]).mean(0)
+                told["loss of the mean word"] = seen["loss"].mean(late[None], banks["loss"]).item()
+            reached[str(now)] = judged(words[-1], now in painted) | told
         if step is None:
             break
         words.append(step.theta)
