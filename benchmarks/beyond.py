@@ -1,5 +1,5 @@
-"""Does asking for the vector beat asking for the number? `python benchmarks/beyond.py` -> benchmarks/beyond.jsonl and
-a table.
+"""Does asking for the vector beat asking for the number? `python benchmarks/beyond.py` -> data/results/beyond.jsonl
+and a table.
 
 Every method is tuned first: the same number of settings, each tried on the same four subjects (`--tune`) with one seed;
 for each number of passes the best is taken, by the loss on truth. Then it learns subjects that the tuning never saw,
@@ -8,8 +8,9 @@ what they cost: 2 for one that carries a derivative along, 3 for one with its ba
 
 One line of JSON a run, with the losses (and, at `--paint`, the scores of 24 paintings) it had reached on its way; runs
 that are there are not run again, so that a stopped benchmark goes on, and new weights begin anew. Words are learned by
-onnxruntime (the extra 'engine') wherever no derivative is asked. It takes hours; `--tune cat --subjects teapot gift
---passes 30 90 --paint --seeds 1 --methods ZOODiP` is a look in a few minutes. `seconds` are those of one core, learning
+onnxruntime (the extra 'engine') wherever no derivative is asked. It takes hours. `--methods Gauss-Newton ZOODiP
+--budget 1000 --ours 1000 --tried --paint --seeds 1` is the small trial: two methods, tuned at 1,000 passes, each with
+the best of those settings that the file has tried on all of the tuning's subjects. `seconds` are those of one core, learning
 alone; what each holds in memory, benchmarks/speed.py and memory.py tell.
 
 What is asked: is Gauss-Newton's loss at a third of ZOODiP's passes no higher than ZOODiP's at the end? The interval is
@@ -23,7 +24,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,11 +55,12 @@ from zoti import (
     sensitive_directions,
     spsa,
 )
-from zoti.data import load_subject
+from zoti.data import DATA, load_subject
 from zoti.descent import Estimate, SensitiveDirections
 from zoti.engine import OnnxLoss
 from zoti.metrics import Metrics, bootstrap
 from zoti.model import model_key, noise_graph
+from zoti.page import processor
 from zoti.rivals import forward_gradient, gf_ti, textual_inversion
 
 TINY = PRESETS["tiny-sd"]
@@ -174,9 +178,7 @@ METHODS = {
         derived=True,
     ),
     "Adam in the subspace": Method(inside, [*RATES, {"lr": 2e-2, "n": 4}]),
-    OURS: Method(
-        newton, [{}, {"forgetting": 0.99}, {"spread": 0.5}, {"n": 8}, {"temperature": 30.0}, {"window": EVERY_T}]
-    ),
+    OURS: Method(newton, [{}, {"forgetting": 0.99}, {"share": 0.7}, *({"temperature": t} for t in (3.0, 30.0, 100.0))]),
     "backpropagation": Method(backpropagation, [*RATES, {"lr": 1e-2, "window": EVERY_T}], cost=3, derived=True),
 }
 #: Not tuned, for they only change `OURS` or `PAPER` as it was tuned: more vectors, other windows.
@@ -239,11 +241,14 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
         seen["loss, all t"] = objective(subject.truth, subject.truth_captions, Stratified(Uniform()))
     banks = {what: truth.bank(64, torch.Generator().manual_seed(100)) for what, truth in seen.items()}
 
-    def judged(theta: Tensor, paint: bool) -> dict[str, float]:
-        found = {what: truth.mean(theta[None], banks[what]).item() for what, truth in seen.items()}
+    def judged(theta: Tensor, late: Tensor, paint: bool) -> dict[str, float]:
+        loss, mean = seen["loss"].mean(torch.stack([theta, late]), banks["loss"]).tolist()
+        found = {"loss": loss, "loss of the mean word": mean}
+        if others:
+            found["loss, all t"] = seen["loss, all t"].mean(theta[None], banks["loss, all t"]).item()
         return found | (painting(pipe, token, theta, subject, seed, others) if paint else {})
 
-    reached, left, words = {"0": judged(token.initial, bool(painted))}, sorted(at), []
+    reached, left, words = {"0": judged(token.initial, token.initial, bool(painted))}, sorted(at), []
     began = time.process_time()
     steps, spent, text = iter(method.learn(asked, passes, seed, **options)), 0, 0
     seconds = time.process_time() - began
@@ -256,16 +261,19 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
             now = left.pop(0)
             if not words:
                 continue
-            told: dict[str, float] = {"passes": spent, "seconds": round(seconds, 2), "text passes": text}
-            if others:
-                late = torch.stack(words[len(words) // 2 :]).mean(0)
-                told["loss of the mean word"] = seen["loss"].mean(late[None], banks["loss"]).item()
-            reached[str(now)] = judged(words[-1], now in painted) | told
+            late = torch.stack(words[len(words) // 2 :]).mean(0)
+            told = {"passes": spent, "seconds": round(seconds, 2), "text passes": text}
+            reached[str(now)] = judged(words[-1], late, now in painted) | told
         if step is None:
             break
         words.append(step.theta)
         spent, text = step.evaluations * method.cost, step.text_passes
-    return dict(zip(KEY, key, strict=True)) | {"reached": reached}
+    return dict(zip(KEY, key, strict=True)) | {"reached": reached, "made": made()}
+
+
+def made() -> dict[str, str]:
+    """With what, and when."""
+    return {name: version(name) for name in ("torch", "onnxruntime")} | {"cpu": processor(), "day": f"{date.today()}"}
 
 
 def painting(pipe, token: ConceptToken, theta: Tensor, subject, seed: int, others: tuple[str, ...]) -> dict[str, float]:
@@ -305,19 +313,29 @@ def text_share() -> float:
 class Trial:
     """All runs, those in the file and those to come."""
 
-    def __init__(self, args: argparse.Namespace, weights: str, pool: ProcessPoolExecutor) -> None:
-        self.args, self.weights, self.pool = args, weights, pool
+    def __init__(self, args: argparse.Namespace, weights: str, graph: Path, pool: ProcessPoolExecutor) -> None:
+        self.args, self.weights, self.graph, self.pool = args, weights, graph, pool
         there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
         self.done = {tuple(line[k] for k in KEY): line for line in there}
 
     def key(self, name: str, settings: dict[str, Any], subject: str, seed: int) -> tuple[Any, ...]:
-        return (self.weights, name, json.dumps(settings, sort_keys=True), subject, seed, max(self.args.passes))
+        return (self.weights, name, json.dumps(settings, sort_keys=True), subject, seed, self.end(name))
 
-    def make(self, keys: list[tuple[Any, ...]], painted: list[int]) -> None:
+    def end(self, name: str) -> int:
+        """How many passes a method is given."""
+        return max(p for p in self.args.passes if name != OURS or p <= self.args.ours)
+
+    def tuning(self, name: str, settings: dict[str, Any], subject: str) -> tuple[Any, ...]:
+        """The key of a run of the tuning, which may be shorter."""
+        return (*self.key(name, settings, subject, 0)[:-1], min(self.args.budget, self.end(name)))
+
+    def make(self, keys: list[tuple[Any, ...]], painted: list[int], others: tuple[str, ...] = ()) -> None:
         """Run what is not there."""
-        everybody = tuple(sorted({*self.args.tune, *self.args.subjects}))
         todo = [key for key in dict.fromkeys(keys) if key not in self.done]
-        futures = [self.pool.submit(run, key, self.args.passes, painted, everybody) for key in todo]
+        if todo and not self.graph.exists():
+            self.graph.write_bytes(noise_graph(pipeline()))
+        at = {key: [passes for passes in self.args.passes if passes <= key[-1]] for key in todo}
+        futures = [self.pool.submit(run, key, at[key], painted, others) for key in todo]
         try:
             for future in as_completed(futures):
                 self.keep(future.result())
@@ -334,13 +352,19 @@ class Trial:
         print(*(line[k] for k in KEY[1:-1]), told, flush=True)
 
     def tune(self, name: str, passes: int) -> dict[str, Any]:
-        """The settings with the lowest loss over the tuning's subjects at so many passes, each measured by its own."""
+        """The settings with the lowest loss over the tuning's subjects at so many passes, or where the tuning ended;
+        each subject measured by its own."""
+        passes = min(passes, self.args.budget)
 
         def gained(settings: dict[str, Any]) -> float:
-            lines = [self.done[self.key(name, settings, subject, 0)]["reached"] for subject in self.args.tune]
+            lines = [self.done[self.tuning(name, settings, subject)]["reached"] for subject in self.args.tune]
             return sum(here(line, passes)["loss"] / line["0"]["loss"] for line in lines)
 
-        return min(METHODS[name].settings, key=gained)
+        return min(self.tried(name), key=gained)
+
+    def tried(self, name: str) -> list[dict[str, Any]]:
+        """The settings of which all runs of the tuning are there."""
+        return [s for s in METHODS[name].settings if all(self.tuning(name, s, t) in self.done for t in self.args.tune)]
 
     def chosen(self, name: str, passes: int) -> dict[str, Any]:
         """What a row of the table is run with at so many passes."""
@@ -378,17 +402,18 @@ def verdict(trial: Trial, seeds: int) -> tuple[str, bool]:
 
 
 def table(trial: Trial, names: list[str], seeds: int) -> str:
-    """Markdown: for every method and number of passes the means, and 95 % intervals over subjects."""
+    """Markdown: for every method and number of passes the means, and 95 % intervals over subjects. "Of the way": from
+    the class word to the last method's end."""
     columns = ["loss", "loss, all t", "paired DINO", "CLIP-I", "retrieval", "seconds"]
     rows = [["", "passes", "settings", "of the way", *columns, "worst"], ["---"] * 2 + ["---"] * (len(columns) + 3)]
     for name in names:
-        for passes in trial.args.passes:
+        for passes in [p for p in trial.args.passes if p <= trial.end(name)]:
             settings = trial.chosen(name, passes)
             reached = trial.done[trial.key(name, settings, trial.args.subjects[0], 0)]["reached"]
             known = [c for c in columns if c in here(reached, passes)]
             cells = {c: trial.scores(name, passes, c, seeds) for c in known}
             start = trial.scores(name, passes, "loss", seeds, at=0)
-            best = trial.scores("backpropagation", max(trial.args.passes), "loss", seeds)
+            best = trial.scores(names[-1], trial.end(names[-1]), "loss", seeds)
             way = (start.mean(1) - cells["loss"].mean(1)) / (start.mean(1) - best.mean(1))
             shown = [
                 shows(cells[c], 5 if "loss" in c else 0 if c == "seconds" else 3) if c in known else "" for c in columns
@@ -409,23 +434,24 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
     parser.add_argument("--tune", nargs="+", default=TUNE, help="subjects for the tuning")
     parser.add_argument("--passes", nargs="+", type=int, default=PASSES)
+    parser.add_argument("--budget", type=int, default=10**9, help="no more passes than these for a run of the tuning")
+    parser.add_argument("--ours", type=int, default=10**9, help=f"nor more than these for {OURS}")
+    parser.add_argument("--tried", action="store_true", help="tune no further: take the best of what the file has")
     parser.add_argument("--paint", nargs="*", type=int, default=[1000, 3000], help="paint at these numbers of passes")
     parser.add_argument("--seeds", type=int, default=3, help="and two more, where these do not decide")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--variants", action="store_true", help="more vectors and other windows too")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
+    parser.add_argument("--out", type=Path, default=DATA / "results" / "beyond.jsonl")
     args = parser.parse_args()
-    names = list(dict.fromkeys([*args.methods, OURS, PAPER, "backpropagation"]))
+    names = [name for name in METHODS if name in {*args.methods, OURS, PAPER}]
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "noise.onnx"
-        exported.write_bytes(noise_graph(load_pipeline()))
-        weights = model_key(load_pipeline())
+        weights = model_key(pipeline())
         with ProcessPoolExecutor(args.jobs, get_context("spawn"), begin, (exported,)) as pool:
-            trial = Trial(args, weights, pool)
-            trial.make(
-                [trial.key(n, s, subject, 0) for n in names for s in METHODS[n].settings for subject in args.tune], []
-            )
+            trial = Trial(args, weights, exported, pool)
+            if not args.tried:
+                trial.make([trial.tuning(n, s, t) for n in names for s in METHODS[n].settings for t in args.tune], [])
             rows = names + (list(VARIANTS) if args.variants else [])
             seeds = args.seeds
             while True:
@@ -433,10 +459,11 @@ def main() -> None:
                     trial.key(name, trial.chosen(name, passes), subject, seed)
                     for name in rows
                     for passes in args.passes
+                    if passes <= trial.end(name)
                     for subject in args.subjects
                     for seed in range(seeds)
                 ]
-                trial.make(keys, args.paint)
+                trial.make(keys, args.paint, tuple(sorted({*args.tune, *args.subjects})))
                 told, decided = verdict(trial, seeds)
                 print(told, flush=True)
                 if decided or seeds >= 5 or len(args.subjects) < 2:
