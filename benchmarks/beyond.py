@@ -10,8 +10,8 @@ One line of JSON a run, with the losses (and, at `--paint`, the scores of 24 pai
 that are there are not run again, so that a stopped benchmark goes on, and new weights begin anew. Words are learned by
 onnxruntime (the extra 'engine') wherever no derivative is asked. It takes hours. `--methods Gauss-Newton ZOODiP
 --budget 1000 --ours 1000 --tried --paint --seeds 1` is the small trial: two methods, tuned at 1,000 passes, each with
-the best of those settings that the file has tried on all of the tuning's subjects. `seconds` are those of one core, learning
-alone; what each holds in memory, benchmarks/speed.py and memory.py tell.
+the best of those settings that the file has tried on all of the tuning's subjects. `seconds` are those of one core,
+learning alone; what each holds in memory, benchmarks/speed.py and memory.py tell.
 
 What is asked: is Gauss-Newton's loss at a third of ZOODiP's passes no higher than ZOODiP's at the end? The interval is
 over subjects (bootstrap), of paired differences.
