@@ -327,7 +327,7 @@ class Trial:
 
     def tuning(self, name: str, settings: dict[str, Any], subject: str) -> tuple[Any, ...]:
         """The key of a run of the tuning, which may be shorter."""
-        return (*self.key(name, settings, subject, 0)[:-1], min(self.args.budget, self.end(name)))
+        return (*self.key(name, settings, subject, 0)[:-1], self.args.budget or self.end(name))
 
     def make(self, keys: list[tuple[Any, ...]], painted: list[int], others: tuple[str, ...] = ()) -> None:
         """Run what is not there."""
@@ -352,9 +352,9 @@ class Trial:
         print(*(line[k] for k in KEY[1:-1]), told, flush=True)
 
     def tune(self, name: str, passes: int) -> dict[str, Any]:
-        """The settings with the lowest loss over the tuning's subjects at so many passes, or where the tuning ended;
+        """The settings with the lowest loss over the tuning's subjects at so many passes, or at the tuning's budget;
         each subject measured by its own."""
-        passes = min(passes, self.args.budget)
+        passes = self.args.budget or passes
 
         def gained(settings: dict[str, Any]) -> float:
             lines = [self.done[self.tuning(name, settings, subject)]["reached"] for subject in self.args.tune]
@@ -434,7 +434,7 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
     parser.add_argument("--tune", nargs="+", default=TUNE, help="subjects for the tuning")
     parser.add_argument("--passes", nargs="+", type=int, default=PASSES)
-    parser.add_argument("--budget", type=int, default=10**9, help="no more passes than these for a run of the tuning")
+    parser.add_argument("--budget", type=int, help="tune with so many passes, for every number of them")
     parser.add_argument("--ours", type=int, default=10**9, help=f"nor more than these for {OURS}")
     parser.add_argument("--tried", action="store_true", help="tune no further: take the best of what the file has")
     parser.add_argument("--paint", nargs="*", type=int, default=[1000, 3000], help="paint at these numbers of passes")
