@@ -72,14 +72,19 @@ class Config:
             raise ValueError(
                 f"{self.estimator} shapes its own directions; directions={self.directions!r} would not be used"
             )
-        if isinstance(self.estimator, GaussNewton):
+        if self.newton:
             if not isinstance(self.optimizer, ZOSGD) or self.subspace is not None:
                 raise ValueError(
                     "a GaussNewton estimate is a whole step in its own subspace; give it "
                     "optimizer=ZOSGD(1.0) and subspace=None"
                 )
-            if self.n > len(self.estimator.directions.rows):
-                raise ValueError(f"n = {self.n}: there are only {len(self.estimator.directions.rows)} directions")
+            if self.n > len(self.newton.directions.rows):
+                raise ValueError(f"n = {self.n}: there are only {len(self.newton.directions.rows)} directions")
+
+    @property
+    def newton(self) -> GaussNewton | None:
+        """The estimator, if it is the one that asks for errors instead of losses, and makes whole steps of them."""
+        return self.estimator if isinstance(self.estimator, GaussNewton) else None
 
     def __str__(self) -> str:
         """All that decides the steps of a run, in one line. `steps` is left out, so that a run may be extended."""
@@ -90,8 +95,8 @@ class Config:
     def identity(self) -> Identity:
         """What decides the steps of a run, by name. `steps` is left out, so that a run may be extended."""
         told: Identity = {p.name: described(getattr(self, p.name)) for p in fields(self) if p.name != "steps"}
-        if isinstance(self.estimator, GaussNewton):
-            told["subspace found"] = self.estimator.directions.sketch()
+        if self.newton:
+            told["subspace found"] = self.newton.directions.sketch()
         return told
 
 
@@ -177,7 +182,7 @@ def invert(
             f"{checkpoint} has gone {run.index} steps and this config asks for {config.steps}; give this run another "
             f"path, or steps={run.index}"
         )
-    beforehand = config.estimator.directions.text_passes if isinstance(config.estimator, GaussNewton) else 0
+    beforehand = config.newton.directions.text_passes if config.newton else 0
     began = time.perf_counter()
 
     def step() -> Step:
@@ -273,7 +278,7 @@ def _estimate(objective: DenoisingLoss, config: Config, run: Run) -> tuple[Estim
     def residuals(candidates: Tensor) -> Tensor:
         return torch.cat([objective.residuals(candidates, draw) for draw in draws], 1)
 
-    ask = residuals if isinstance(config.estimator, GaussNewton) else losses
+    ask = residuals if config.newton else losses
     with torch.inference_mode():
         estimate = config.estimator(ask, run.theta.clone(), config.n, config.mu, generator=generator, **options)
     # clones outside inference mode are ordinary tensors again
