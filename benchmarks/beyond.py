@@ -233,7 +233,7 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
 
     def objective(pictures, captions, timesteps, derived: bool = False) -> DenoisingLoss:
         given = (pipe, token, cache_latents(pipe, pictures), captions, timesteps)
-        return DenoisingLoss(*given) if derived else OnnxLoss(*given, graph=graph())
+        return DenoisingLoss(*given) if derived else OnnxLoss(DenoisingLoss(*given), graph())
 
     asked = objective(subject.references, subject.captions, window, method.derived)
     seen = {"loss": objective(subject.truth, subject.truth_captions, Stratified(PartialUniform(TINY.low, TINY.high)))}

@@ -116,7 +116,7 @@ def evolution() -> Iterator[object]:
 def problem(weights: str, **graph: bytes) -> DenoisingLoss:
     pipe, token = word(weights)
     given = (pipe, token, cache_latents(pipe, SUBJECT.references), SUBJECT.captions, PartialUniform(500, 900))
-    return OnnxLoss(*given, **graph) if graph else DenoisingLoss(*given)
+    return OnnxLoss(DenoisingLoss(*given), **graph) if graph else DenoisingLoss(*given)
 
 
 def word(weights: str):

@@ -1,6 +1,5 @@
 """The denoising loss by onnxruntime instead of PyTorch: it can only run, and on a CPU runs a small model faster."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from zoti.data import Latents, Pipeline
-from zoti.descent.timesteps import Timesteps
 from zoti.model.export import model_key
 from zoti.objective import DenoisingLoss, Draw
-from zoti.word.tokens import ConceptToken
 
 
 def session(graph: bytes | str | Path, threads: int | None = None) -> Any:
@@ -46,13 +42,13 @@ def session(graph: bytes | str | Path, threads: int | None = None) -> Any:
 
 
 class OnnxLoss(DenoisingLoss):
-    """A `DenoisingLoss` whose noise is predicted by onnxruntime: the same losses, but for rounding, and no derivatives.
+    """A `DenoisingLoss` by onnxruntime: the same losses as the objective's, but for rounding, and no derivatives.
 
     graph: a `noise_graph`, or the path of one. It belongs to a model's weights; words may be added before and after,
     for their vectors are read from the pipeline. The pipeline's own text encoder and U-Net do not run.
 
-    Raises ValueError as `DenoisingLoss` does, for the graph of another model and, when it is called, for candidates
-    that ask for a derivative; ImportError without onnxruntime.
+    Raises ValueError for the graph of another model and, when it is called, for candidates that ask for a derivative;
+    ImportError without onnxruntime.
 
     >>> from zoti import PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
@@ -61,27 +57,17 @@ class OnnxLoss(DenoisingLoss):
     >>> token = ConceptToken(pipe, "<x>", "teapot")
     >>> latents, times = cache_latents(pipe, teapot.references), PartialUniform(500, 900)
     >>> slow = DenoisingLoss(pipe, token, latents, teapot.captions, times)
-    >>> fast = OnnxLoss(pipe, token, latents, teapot.captions, times, graph=noise_graph(pipe))
+    >>> fast = OnnxLoss(slow, noise_graph(pipe))
     >>> bank = slow.bank(2, torch.Generator().manual_seed(0))
     >>> bool((fast.mean(token.initial[None], bank) / slow.mean(token.initial[None], bank) - 1).abs() < 1e-5)
     True
     """
 
-    def __init__(
-        self,
-        pipe: Pipeline,
-        token: ConceptToken,
-        latents: Latents,
-        captions: Sequence[str],
-        timesteps: Timesteps,
-        max_batch: int = 64,
-        *,
-        graph: bytes | str | Path,
-    ) -> None:
-        super().__init__(pipe, token, latents, captions, timesteps, max_batch)
+    def __init__(self, objective: DenoisingLoss, graph: bytes | str | Path) -> None:
+        vars(self).update(vars(objective))
         self.session = session(graph)
         key = self.session.get_modelmeta().custom_metadata_map.get("key")
-        if key != model_key(pipe):
+        if key != model_key(objective.pipe):
             raise ValueError("this graph is of another model than the pipeline; make its own: noise_graph(pipe)")
 
     def predict(self, theta: Tensor, draw: Draw, z_t: Tensor) -> Tensor:

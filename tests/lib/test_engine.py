@@ -47,11 +47,6 @@ def teapot():
     return DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900)), noise_graph(pipe)
 
 
-def onnx_loss(slow: DenoisingLoss, graph: bytes) -> OnnxLoss:
-    captions = [prompt.replace(slow.token.word, "{}") for prompt in slow.prompts]
-    return OnnxLoss(slow.pipe, slow.token, slow.latents, captions, slow.timesteps, graph=graph)
-
-
 def problem(pipe, captions: list[str], vectors: int = 1) -> DenoisingLoss:
     token = ConceptToken(pipe, "<new>", "teapot", vectors)
     return DenoisingLoss(pipe, token, cache_latents(pipe, noise_images()), captions, PartialUniform(300, 900))
@@ -85,7 +80,7 @@ def test_losses_are_pytorchs_for_any_number_of_vectors_and_beside_other_new_word
     other = ConceptToken(pipe, "<other>", "owl", vectors=2)
     other.write(torch.randn(other.initial.shape, generator=generator()))
     slow = problem(pipe, ["a {} at night", "{} and <other> and {}", "<other> with a {}"], vectors=3)
-    fast = onnx_loss(slow, graph)
+    fast = OnnxLoss(slow, graph)
     pipe.unet.register_forward_pre_hook(lambda *_: pytest.fail("PyTorch's U-Net ran"))
     found = losses(fast, mu=0.5)
     pipe.unet._forward_pre_hooks.clear()
@@ -94,7 +89,7 @@ def test_losses_are_pytorchs_for_any_number_of_vectors_and_beside_other_new_word
 
 def test_on_tiny_sd_losses_and_finite_differences_are_pytorchs_and_defaults_would_drown_them(teapot):
     slow, graph = teapot
-    truth, fast = losses(slow), onnx_loss(slow, graph)
+    truth, fast = losses(slow), OnnxLoss(slow, graph)
     found = losses(fast)
     torch.testing.assert_close(found, truth, rtol=1e-6, atol=0)
     assert correlation(found, truth) > 0.9999
@@ -104,7 +99,7 @@ def test_on_tiny_sd_losses_and_finite_differences_are_pytorchs_and_defaults_woul
 
 def test_the_paper_and_gauss_newton_learn_the_same_word_on_either_engine(teapot, one_thread):
     slow, graph = teapot
-    fast = onnx_loss(slow, graph)
+    fast = OnnxLoss(slow, graph)
     found = sensitive_directions(slow.token, slow.prompts[:1])
     newton = Config(steps=6, n=4, estimator=GaussNewton(found), optimizer=ZOSGD(1.0), subspace=None)
     for config in (Config(steps=6), newton):
@@ -116,17 +111,17 @@ def test_the_paper_and_gauss_newton_learn_the_same_word_on_either_engine(teapot,
 
 def test_a_run_resumes_to_the_same_bits_and_is_told_from_pytorchs(teapot, tmp_path, one_thread):
     slow, graph = teapot
-    fast, path, config = onnx_loss(slow, graph), tmp_path / "run.safetensors", Config(steps=4)
+    fast, path, config = OnnxLoss(slow, graph), tmp_path / "run.safetensors", Config(steps=4)
     whole = list(invert(fast, config))
     list(invert(fast, replace(config, steps=2), checkpoint=path))
-    assert torch.equal(list(invert(onnx_loss(slow, graph), config, checkpoint=path))[-1].theta, whole[-1].theta)
+    assert torch.equal(list(invert(OnnxLoss(slow, graph), config, checkpoint=path))[-1].theta, whole[-1].theta)
     with pytest.raises(ValueError, match="another run, which differs in objective"):
         next(invert(slow, config, checkpoint=path))
 
 
 def test_there_is_no_derivative_to_ask_for(teapot):
     slow, graph = teapot
-    fast = onnx_loss(slow, graph)
+    fast = OnnxLoss(slow, graph)
     with pytest.raises(ValueError, match="only runs"):
         next(textual_inversion(fast, steps=1))
     with pytest.raises(ValueError, match="only runs"):
@@ -139,7 +134,7 @@ def test_another_models_graph_a_broken_one_and_a_missing_engine_are_named(teapot
     changed.pipe = load_pipeline(weights="int4")
     changed.token = ConceptToken(changed.pipe, "<new>", "teapot")
     with pytest.raises(ValueError, match="of another model"):
-        onnx_loss(changed, graph)
+        OnnxLoss(changed, graph)
     for broken in (graph[: len(graph) // 2], tmp_path / "nothing.onnx"):
         with pytest.raises(ValueError, match="no ONNX graph"):
             session(broken)
