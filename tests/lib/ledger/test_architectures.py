@@ -57,5 +57,5 @@ def test_the_folder_of_an_sdxl_has_two_encoders(tmp_path, xl):
 def test_unknown_models_and_weights_are_refused():
     with pytest.raises(ValueError, match=r"sd1\.5, sd2\.1, sd2\.1-768, sdxl"):
         architecture("sd9")
-    with pytest.raises(ValueError, match="int8, int4, nf4, nf4\+int4, float16, float32"):
+    with pytest.raises(ValueError, match=r"int8, int4, nf4, nf4\+int4, float16, float32"):
         architecture("sd1.5", "int3")
