@@ -2,8 +2,9 @@
 
 Everything is measured on the exported weights in data/, by the judges in data/. A word is learned for each subject by
 each method, in a process a core; the words are kept in build/words, under the fingerprints of weights and judges, so
-that a run goes on where it stopped. Forward only means INT8 weights, run by onnxruntime: the losses are those of
-`DenoisingLoss` to a part in a million, in half the time.
+that a run goes on where it stopped. Forward only (the paper's method) and Gauss-Newton (this book's, with forward
+passes only, too) have INT8 weights, run by onnxruntime: the losses are those of `DenoisingLoss` to a part in a million,
+in half the time.
 
 likeness     paired: the DINO cosine of painting i with truth i, which has the same caption and the drawing's own
              colours; 16 a subject. Of a truth with another of its setting it is about .95.
@@ -15,7 +16,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,7 +31,19 @@ from train_judges import pixel_values
 from transformers import ResNetForImageClassification
 from world import COLOURS, SETTINGS, caption
 
-from zoti import ConceptToken, Config, DenoisingLoss, PartialUniform, ZOAdam, cache_latents, invert, load_pipeline
+from zoti import (
+    ZOSGD,
+    ConceptToken,
+    Config,
+    DenoisingLoss,
+    GaussNewton,
+    PartialUniform,
+    ZOAdam,
+    cache_latents,
+    invert,
+    load_pipeline,
+    sensitive_directions,
+)
 from zoti.data import load_subject
 from zoti.engine import OnnxLoss
 from zoti.identity import fingerprint
@@ -40,7 +53,7 @@ from zoti.rivals import textual_inversion
 
 DATA = HERE.parent
 PAIRED = 16  # of the 24 truths are in the drawing's own colours, and come first
-METHODS = ("class word", "forward only", "backpropagation")
+METHODS = ("class word", "forward only", "Gauss-Newton", "backpropagation")
 WINDOW = (500, 900)
 
 
@@ -61,6 +74,10 @@ def learned(objective: DenoisingLoss, method: str, seed: int, lr: float, mu: flo
         return objective.token.initial
     if method == "forward only":
         *_, last = invert(objective, Config(steps=1000, mu=mu, optimizer=ZOAdam(lr=lr), seed=seed))
+    elif method == "Gauss-Newton":
+        newton = GaussNewton(sensitive_directions(objective.token, objective.prompts[:1]))
+        config = Config(steps=600, n=4, mu=mu, estimator=newton, optimizer=ZOSGD(1.0), subspace=None, seed=seed)
+        *_, last = invert(objective, config)
     else:
         *_, last = textual_inversion(objective, steps=500, lr=3e-2, seed=seed)
     return last.theta
@@ -90,12 +107,14 @@ def word(job: tuple[str, str, int, float, float, tuple[int, int], str, str]) -> 
     if path.exists():
         return json.loads(path.read_text())
     subject = load_subject(name, kind)
-    pipe = load_pipeline("tiny-sd", weights="int8" if method == "forward only" else "none")
+    forward = method in ("forward only", "Gauss-Newton")
+    pipe = load_pipeline("tiny-sd", weights="int8" if forward else "none")
     pipe.set_progress_bar_config(disable=True)
     token = ConceptToken(pipe, "<new>", subject.class_word)
     latents = cache_latents(pipe, subject.references)
-    loss = partial(OnnxLoss, graph=graph()) if method == "forward only" else DenoisingLoss
-    objective = loss(pipe, token, latents, subject.captions, PartialUniform(*window))
+    objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(*window))
+    if forward:
+        objective = OnnxLoss(objective, graph())
     theta = learned(objective, method, seed, lr, mu)
     token.write(theta)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,12 @@ from evaluate import DATA, key, shelf, word
 from subjects import subject
 from world import World
 
-GRID = [  # (mu, lr, timesteps); the first is the paper's
+GRID = [  # (mu, lr, timesteps); the first are the paper's
     (1e-3, 5e-3, (500, 900)),
     (1e-3, 1e-2, (500, 900)),
     (1e-3, 2e-2, (500, 900)),
-    (1e-2, 1e-2, (500, 900)),
-    (1e-3, 1e-2, (300, 900)),
-    (1e-3, 1e-2, (600, 1000)),
+    (1e-3, 5e-3, (300, 900)),
+    (1e-3, 5e-3, (600, 1000)),
 ]
 
 

@@ -9,13 +9,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import ResNetForImageClassification
 
-from zoti import ConceptToken, DenoisingLoss, PartialUniform, cache_latents, load_pipeline
+from zoti import ConceptToken, Config, DenoisingLoss, PartialUniform, ZOAdam, cache_latents, invert, load_pipeline
 from zoti.data import DATA, load_subject
+from zoti.identity import fingerprint
 from zoti.metrics import Metrics
-from zoti.rivals import textual_inversion
 
+FIGURES = json.loads((DATA / "tiny-sd" / "figures.json").read_text())
 FACTS = json.loads((DATA / "scenes" / "scenes.json").read_text())
 
 
@@ -96,25 +98,38 @@ def test_paintings_obey_their_prompts(tiny):
     assert often - known == set()
 
 
+def fingerprint_of_weights() -> str:
+    files = sorted((DATA / "tiny-sd").glob("*/*.safetensors"))
+    return fingerprint({f"{file.parent.name}.{k}": v for file in files for k, v in load_file(file).items()})[:12]
+
+
+def test_the_figures_are_of_these_weights():
+    assert FIGURES["weights"] == fingerprint_of_weights()
+    assert f"`{FIGURES['weights']}`" in (DATA / "tiny-sd" / "README.md").read_text()
+    assert sorted(FIGURES["subjects"]) == sorted(path.name for path in (DATA / "subjects").iterdir())
+
+
+def drawn_by_the_weights() -> list[str]:
+    return random.Random(FIGURES["weights"]).sample(sorted(FIGURES["subjects"]), 2)
+
+
 @pytest.mark.slow
-def test_backpropagation_comes_half_way_from_the_class_word_to_the_truth():
-    """On three subjects of the fourteen; the model card has them all, after more steps."""
-    judge, ways = Metrics.load(), []
-    for name in ("teapot", "gift", "octopus"):
-        subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="none")
-        token, latents = ConceptToken(pipe, "<new>", subject.class_word), cache_latents(pipe, subject.references)
-        objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
-        *_, last = textual_inversion(objective, steps=300)
-        scores = []
-        for theta in (token.initial, last.theta):
-            token.write(theta)
-            prompts = [caption.replace("{}", "<new>") for caption in subject.truth_captions]
-            chance = torch.Generator().manual_seed(0)
-            images = pipe(prompts, num_inference_steps=25, guidance_scale=4.0, generator=chance).images
-            scores.append([judge.dino_score(images, subject.truth), judge.clip_i(images, subject.truth)])
-        (start, end), truth = np.array(scores), [judge.dino_inter(subject.truth), judge.clip_inter(subject.truth)]
-        ways.append((end - start) / (truth - start))
-    assert (np.mean(ways, 0) >= 0.5).all(), ways
+@pytest.mark.parametrize("name", drawn_by_the_weights())
+def test_a_word_by_forward_passes_is_as_like_its_truth_as_the_figures_say(name):
+    """Rounding differs between processors, and a run of a thousand steps with it: words agree about, not to the bit."""
+    subject, pipe = load_subject(name), load_pipeline("tiny-sd", weights="int8")
+    pipe.set_progress_bar_config(disable=True)
+    token, latents = ConceptToken(pipe, "<new>", subject.class_word), cache_latents(pipe, subject.references)
+    objective = DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
+    *_, last = invert(objective, Config(steps=1000, mu=FIGURES["mu"], optimizer=ZOAdam(lr=FIGURES["lr"])))
+    token.write(last.theta)
+    prompts = [caption.replace("{}", "<new>") for caption in subject.truth_captions]
+    chance = torch.Generator().manual_seed(0)
+    images = pipe(prompts, num_inference_steps=25, guidance_scale=4.0, generator=chance).images
+    judge = Metrics.load()
+    own, truth = judge.dino_features(images[:16]), judge.dino_features(subject.truth[:16])
+    told = FIGURES["subjects"][name]["forward only"][0]["paired"]  # of seed 0
+    assert float(torch.cosine_similarity(own, truth).mean()) == pytest.approx(told, abs=0.12)
 
 
 def test_int8_changes_a_picture_but_little(tiny):
