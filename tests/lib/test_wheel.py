@@ -52,8 +52,8 @@ def test_the_wheel_carries_every_file_of_every_room_and_nothing_else_of_ours(whe
     assert {name.split("/")[1] for name in ours if name.count("/") > 1} == set(ROOMS) != set()
 
 
-def test_the_wheel_carries_the_model_its_judges_and_the_pictures(wheel):
-    for part in ("tiny-sd", "judges", "subjects", "styles", "photos"):
+def test_the_wheel_carries_the_model_its_judges_the_pictures_and_the_results(wheel):
+    for part in ("tiny-sd", "judges", "subjects", "styles", "photos", "results"):
         here = {f.relative_to(ROOT / "data").as_posix() for f in (ROOT / "data" / part).rglob("*") if f.is_file()}
         packed = {n.removeprefix("zoti/_data/") for n in wheel.namelist() if n.startswith(f"zoti/_data/{part}/")}
         assert here == packed != set()
