@@ -1,4 +1,4 @@
-"""A run on a device that is not the CPU, from pictures to paintings: what stays behind is meant to, strangers never meet."""
+"""A run on a device that is not the CPU, from pictures to paintings: nothing meets a stranger, only one table stays."""
 
 import subprocess
 import sys
