@@ -227,7 +227,7 @@ def bring_engine() -> None:
 
     On CI that is a failure.
     """
-    import engine  # imports zoti and torch, which a build of pages alone can do without
+    import engine  # imports zoti and torch, which a book that teaches nothing in the page can do without
 
     try:
         print(f"           {engine.bring(BUILD / 'html', BUILD / 'engine').relative_to(ROOT)}", flush=True)
@@ -280,7 +280,8 @@ def main() -> None:
 
     bring(notebooks, address(ROOT), keys)
     make_pages("html")
-    bring_engine()
+    if any("lesson(" in cell.source for page in notebooks for cell in code_cells(nbformat.read(ROOT / page, 4))):
+        bring_engine()
     if asked.links:
         make_pages("linkcheck")
     print(f"\nthe book: {BUILD / 'html' / 'index.html'}")
