@@ -215,7 +215,7 @@ def test_phone_has_a_menu(visit):
     link = page.locator(".bd-links a:visible, #pst-primary-sidebar-modal a:visible")
     page.locator(".bd-header-article .primary-toggle").tap()
     page.wait_for_timeout(500)
-    assert link.count() >= len(PAGES) - 1
+    assert link.count() >= len([name for name in PAGES if not name.startswith("book/api/")]) - 1  # those are folded
 
 
 @pytest.mark.parametrize("name", PAGES)

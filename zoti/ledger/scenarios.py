@@ -38,11 +38,12 @@ def zeroth_order(
     word = _word(model)
     generator = torch.Generator().manual_seed(0)
     state = ZOAdam().init(word)
-    elsewhere = set() if table else {id(encoder.get_input_embeddings().weight) for encoder in model.encoders}
+    if not table:  # what is left of it on the device: the vectors of one prompt
+        for encoder in model.encoders:
+            rows, whole = encoder.config.max_position_embeddings, encoder.get_input_embeddings().weight
+            encoder.set_input_embeddings(nn.Embedding(rows, whole.shape[1], _weight=whole[:rows].clone()))
     with Ledger() as ledger, torch.inference_mode():
-        for network in model.networks(vae=not cached):
-            ledger.book("parameters", *(p for p in network.parameters() if id(p) not in elsewhere))
-            ledger.book("buffers", *network.buffers())
+        ledger.own(*model.networks(vae=not cached))
         ledger.book("parameters", word)
         ledger.book("optimizer state", *state.values())
         z = _latent(ledger, model, cached)

@@ -28,7 +28,12 @@ def with_lora(pipe):
 
 @pytest.fixture
 def adapted(pipe):
-    return with_lora(pipe)
+    try:
+        return with_lora(pipe)
+    except ValueError as error:  # the newest transformers may ask for a PEFT that nobody has published yet
+        if "version of PEFT" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("weights", ["int8", "nf4"])
