@@ -50,7 +50,7 @@ class OnnxLoss(DenoisingLoss):
     Raises ValueError for the graph of another model and, when it is called, for candidates that ask for a derivative;
     ImportError without onnxruntime.
 
-    >>> from zoti import PartialUniform, cache_latents, load_pipeline
+    >>> from zoti import ConceptToken, PartialUniform, cache_latents, load_pipeline
     >>> from zoti.data import load_subject
     >>> from zoti.model import noise_graph
     >>> pipe, teapot = load_pipeline(), load_subject("teapot")
