@@ -98,13 +98,14 @@ def test_paintings_obey_their_prompts(tiny):
     assert often - known == set()
 
 
-def fingerprint_of_weights() -> str:
-    files = sorted((DATA / "tiny-sd").glob("*/*.safetensors"))
+def fingerprint_of(folder: str) -> str:
+    files = sorted((DATA / folder).glob("*/*.safetensors"))
     return fingerprint({f"{file.parent.name}.{k}": v for file in files for k, v in load_file(file).items()})[:12]
 
 
-def test_the_figures_are_of_these_weights():
-    assert FIGURES["weights"] == fingerprint_of_weights()
+def test_the_figures_are_of_these_weights_and_by_these_judges():
+    assert FIGURES["weights"] == fingerprint_of("tiny-sd")
+    assert FIGURES["judges"] == fingerprint_of("judges")
     assert f"`{FIGURES['weights']}`" in (DATA / "tiny-sd" / "README.md").read_text()
     assert sorted(FIGURES["subjects"]) == sorted(path.name for path in (DATA / "subjects").iterdir())
 
