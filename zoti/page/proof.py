@@ -100,7 +100,7 @@ class Claim:
             f'claim">✓</a> {words(self.sentence)}</p>{self._line()}'
             f'<p class="zoti-evidence">{html.escape(evidence)}measured <b>{self.values}{html.escape(unit)}</b>, '
             f"claimed {html.escape(self.bound)}</p>" + (f'<dl class="zoti-also">{also}</dl>' if also else "")
-            + f'<p class="zoti-mutation">It would fall: {words(self.mutation)} gives {self.fallen}'
+            + f'<p class="zoti-mutation">Must fail, and does: {words(self.mutation)} gives {self.fallen}'
             f"{html.escape(unit)}.</p>{self._verdict()}</article>"
         )  # fmt: skip
 
