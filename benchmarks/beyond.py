@@ -19,19 +19,16 @@ over subjects (bootstrap), of paired differences.
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import cache
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from runs import Runs, graph, judges, made, pipeline, workers  # beside this file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,9 +55,8 @@ from zoti import (
 from zoti.data import DATA, load_subject
 from zoti.descent import Estimate, SensitiveDirections
 from zoti.engine import OnnxLoss
-from zoti.metrics import Metrics, bootstrap
-from zoti.model import model_key, noise_graph
-from zoti.page import processor
+from zoti.metrics import bootstrap
+from zoti.model import model_key
 from zoti.rivals import forward_gradient, gf_ti, textual_inversion
 
 TINY = PRESETS["tiny-sd"]
@@ -194,21 +190,6 @@ VARIANTS = {
     }.items()
 }
 
-judges = cache(Metrics.load)  # these, once in a process
-pipeline = cache(load_pipeline)
-
-
-@cache
-def graph() -> bytes:
-    return GRAPH.read_bytes()
-
-
-def begin(path: Path) -> None:
-    """In every process of its own."""
-    global GRAPH
-    GRAPH = path
-    torch.set_num_threads(1)
-
 
 @cache
 def truths(names: tuple[str, ...]) -> tuple[Tensor, list[str]]:
@@ -271,11 +252,6 @@ def run(key: tuple[Any, ...], at: list[int], painted: list[int], others: tuple[s
     return dict(zip(KEY, key, strict=True)) | {"reached": reached, "made": made()}
 
 
-def made() -> dict[str, str]:
-    """With what, and when."""
-    return {name: version(name) for name in ("torch", "onnxruntime")} | {"cpu": processor(), "day": f"{date.today()}"}
-
-
 def painting(pipe, token: ConceptToken, theta: Tensor, subject, seed: int, others: tuple[str, ...]) -> dict[str, float]:
     """Paint the truth's captions and compare: with the same caption's truth, with all of it, with that of others."""
     token.write(theta)
@@ -310,13 +286,12 @@ def text_share() -> float:
     return flops[0] / flops[1]
 
 
-class Trial:
+class Trial(Runs):
     """All runs, those in the file and those to come."""
 
-    def __init__(self, args: argparse.Namespace, weights: str, graph: Path, pool: ProcessPoolExecutor) -> None:
-        self.args, self.weights, self.graph, self.pool = args, weights, graph, pool
-        there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-        self.done = {tuple(line[k] for k in KEY): line for line in there}
+    def __init__(self, args: argparse.Namespace, weights: str, pool: ProcessPoolExecutor) -> None:
+        super().__init__(args.out, KEY)
+        self.args, self.weights, self.pool = args, weights, pool
 
     def key(self, name: str, settings: dict[str, Any], subject: str, seed: int) -> tuple[Any, ...]:
         return (self.weights, name, json.dumps(settings, sort_keys=True), subject, seed, self.end(name))
@@ -329,25 +304,13 @@ class Trial:
         """The key of a run of the tuning, which may be shorter."""
         return (*self.key(name, settings, subject, 0)[:-1], self.args.budget or self.end(name))
 
-    def make(self, keys: list[tuple[Any, ...]], painted: list[int], others: tuple[str, ...] = ()) -> None:
+    def learn(self, keys: list[tuple[Any, ...]], painted: list[int], others: tuple[str, ...] = ()) -> None:
         """Run what is not there."""
-        todo = [key for key in dict.fromkeys(keys) if key not in self.done]
-        if todo and not self.graph.exists():
-            self.graph.write_bytes(noise_graph(pipeline()))
-        at = {key: [passes for passes in self.args.passes if passes <= key[-1]] for key in todo}
-        futures = [self.pool.submit(run, key, at[key], painted, others) for key in todo]
-        try:
-            for future in as_completed(futures):
-                self.keep(future.result())
-        except BaseException:
-            for future in futures:
-                future.cancel()  # or the pool would first run them all
-            raise
+        at = {key: [passes for passes in self.args.passes if passes <= key[-1]] for key in keys}
+        self.make(self.pool, run, {key: (at[key], painted, others) for key in keys})
 
     def keep(self, line: dict[str, Any]) -> None:
-        self.done[tuple(line[k] for k in KEY)] = line
-        with self.args.out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        super().keep(line)
         told = {passes: round(at["loss"], 5) for passes, at in line["reached"].items()}
         print(*(line[k] for k in KEY[1:-1]), told, flush=True)
 
@@ -445,34 +408,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA / "results" / "beyond.jsonl")
     args = parser.parse_args()
     names = [name for name in METHODS if name in {*args.methods, OURS, PAPER}]
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / "noise.onnx"
-        weights = model_key(pipeline())
-        with ProcessPoolExecutor(args.jobs, get_context("spawn"), begin, (exported,)) as pool:
-            trial = Trial(args, weights, exported, pool)
-            if not args.tried:
-                trial.make([trial.tuning(n, s, t) for n in names for s in METHODS[n].settings for t in args.tune], [])
-            rows = names + (list(VARIANTS) if args.variants else [])
-            seeds = args.seeds
-            while True:
-                keys = [
-                    trial.key(name, trial.chosen(name, passes), subject, seed)
-                    for name in rows
-                    for passes in args.passes
-                    if passes <= trial.end(name)
-                    for subject in args.subjects
-                    for seed in range(seeds)
-                ]
-                trial.make(keys, args.paint, tuple(sorted({*args.tune, *args.subjects})))
-                told, decided = verdict(trial, seeds)
-                print(told, flush=True)
-                if decided or seeds >= 5 or len(args.subjects) < 2:
-                    break
-                seeds += 2
-            print(table(trial, rows, seeds))
-            print(
-                f"\nGauss-Newton's subspace takes text passes too, once for a model: one is {text_share():.3f} passes."
-            )
+    with workers(args.jobs) as pool:
+        trial = Trial(args, model_key(pipeline()), pool)
+        if not args.tried:
+            trial.learn([trial.tuning(n, s, t) for n in names for s in METHODS[n].settings for t in args.tune], [])
+        rows = names + (list(VARIANTS) if args.variants else [])
+        seeds = args.seeds
+        while True:
+            keys = [
+                trial.key(name, trial.chosen(name, passes), subject, seed)
+                for name in rows
+                for passes in args.passes
+                if passes <= trial.end(name)
+                for subject in args.subjects
+                for seed in range(seeds)
+            ]
+            trial.learn(keys, args.paint, tuple(sorted({*args.tune, *args.subjects})))
+            told, decided = verdict(trial, seeds)
+            print(told, flush=True)
+            if decided or seeds >= 5 or len(args.subjects) < 2:
+                break
+            seeds += 2
+        print(table(trial, rows, seeds))
+        print(f"\nGauss-Newton's subspace takes text passes too, once for a model: one is {text_share():.3f} passes.")
 
 
 if __name__ == "__main__":
