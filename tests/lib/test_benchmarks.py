@@ -1,7 +1,13 @@
-"""benchmarks/gpu.py: its small form on a CPU, as it is meant it cannot run here; and what it says without a GPU."""
+"""benchmarks/gpu.py: its small form on a CPU, as it is meant it cannot run here; and what it says without a GPU.
+
+benchmarks/runs.py: what keeps a long benchmark's runs.
+"""
 
 import importlib.util
+import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -60,3 +66,28 @@ def test_without_a_gpu_it_says_so(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no GPU here"):
         gpu.main("sd1.5")
+
+
+def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
+    runs, out = importlib.import_module("runs"), tmp_path / "results.jsonl"
+    ran = []
+
+    def run(key, cost):
+        ran.append(key)
+        if key == ("a", 2) and len(ran) == 3:
+            while not out.exists() or len(out.read_text().splitlines()) < 2:
+                time.sleep(0.01)  # those before it are kept as soon as they are there
+            raise RuntimeError("stopped")
+        return {"method": key[0], "seed": key[1], "cost": cost}
+
+    calls = {("a", seed): (7,) for seed in (0, 1, 2, 3)}
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError, match="stopped"):
+            runs.Runs(out, ["method", "seed"]).make(pool, run, calls)
+        kept = {("a", line["seed"]) for line in map(json.loads, out.read_text().splitlines())}
+        assert {("a", 0), ("a", 1)} <= kept and ("a", 2) not in kept
+        ran[:] = [None] * 9
+        runs.Runs(out, ["method", "seed"]).make(pool, run, calls)
+    assert {*ran[9:]} == {*calls} - kept
+    assert [json.loads(line)["cost"] for line in out.read_text().splitlines()] == [7] * 4
