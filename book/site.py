@@ -1,13 +1,15 @@
 """What Sphinx does for this book beyond Jupyter Book's own: a small extension, named in _config.yml.
 
-It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: figures and
-exercises get numbers, terms explain themselves in the margin, formulas become MathML, claims join claims.json.
+It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: chapters,
+figures and exercises get numbers, terms explain themselves in the margin, formulas become MathML, claims join
+claims.json, and what the theme leaves wrong is mended.
 """
 
 import html
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 
 from docutils import nodes
@@ -139,31 +141,48 @@ def count_anew(app, builder):
             kinds["exercise"][label] = (number,)
 
 
+def chapter(page):
+    """Which chapter a page is, None for any other.
+
+    >>> chapter("book/05-zeroth-order-textual-inversion"), chapter("book/glossary")
+    (5, None)
+    """
+    found = re.match(r"(\d+)-", Path(page).name)
+    return found and int(found[1])
+
+
+def count_chapters(app, doctree):
+    """A chapter's number, wherever its title stands for it: in the sidebar, in links, at the foot of its neighbours."""
+    env = app.env
+    if number := chapter(env.docname):
+        for title in (env.titles[env.docname], next(env.tocs[env.docname].findall(nodes.reference))):
+            title.insert(0, nodes.Text(f"{number}. "))
+
+
 def explain(app, doctree, page):
     """The first use of a term on a page brings its meaning along, to stand in the margin."""
-    seen = set()
+    seen, known = set(), meanings(app.env)
     for link in list(doctree.findall(nodes.reference)):
         inner = next(iter(link.findall(nodes.inline)), None)
         if inner is None or "std-term" not in inner.get("classes", []):
             continue
-        term = link.astext()
         anchor = link.get("refid") or link.get("refuri", "").partition("#")[2]
-        meaning = meanings(app.env).get(anchor)
-        if meaning is None or anchor in seen or page.endswith("glossary"):
+        if anchor not in known or anchor in seen or page.endswith("glossary"):
             continue
         seen.add(anchor)
-        note = f'<span class="zoti-note" role="note"><b>{html.escape(term)}</b> {html.escape(meaning)}</span>'
+        term, meaning = map(html.escape, known[anchor])
+        note = f'<span class="zoti-note" role="note"><b>{term}</b> {meaning}</span>'
         link.parent.insert(link.parent.index(link) + 1, nodes.raw("", note, format="html"))
 
 
 def meanings(env):
-    """Anchor -> what the term means, out of the book's glossary."""
+    """Anchor -> the term and what it means, out of the book's glossary."""
     found = {}
     for name in {place[0] for (kind, _), place in env.get_domain("std").objects.items() if kind == "term"}:
         for item in env.get_doctree(name).findall(nodes.definition_list_item):
             (meaning,) = item.findall(nodes.definition)
             for term in item.findall(nodes.term):
-                found |= dict.fromkeys(term.get("ids", []), meaning.astext())
+                found |= dict.fromkeys(term.get("ids", []), (term.astext(), meaning.astext()))
     return found
 
 
@@ -206,6 +225,8 @@ def dress(app, page, template, context, doctree):
     body = re.sub(r' id="(exercise|solution)-content"', "", body)  # sphinx-exercise gives each the same
     if CLAIMS in body:
         body = body.replace(CLAIMS, table(app.env, page))
+    if number := chapter(page):
+        body = body.replace("<h1>", f'<h1><span class="zoti-chapter">Chapter {number}</span> ', 1)
     if doctree is not None:
         context["metatags"] = context.get("metatags", "") + described(app, page, doctree)
     context["body"] = body
@@ -232,15 +253,29 @@ def not_found(app):
     yield "404", {"title": "Not found", "body": start}, "page.html"
 
 
-def lighten(app, error):
-    """Take out the theme's icon font, 1.5 MB on each page for ten icons, which zoti.css draws."""
+# What the theme, Sphinx and docutils write, and what stands there instead.
+REPLACED = [
+    # an icon font of 1.5 MB on each page, for ten icons, which zoti.css draws
+    (r"<script[^>]*scripts/fontawesome\.js[^>]*></script>", ""),
+    # what a screen reader would say otherwise than the page shows it, or not at all
+    (r'(<summary|<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1"),
+    (r'(">([^<]+)</a><details[^>]*><summary)>', r'\1 aria-label="Pages of \2">'),
+    (r'role="doc-biblioentry"', 'role="listitem"'),
+    (r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", r'<span class="zoti-arguments">\1</span>'),
+    (r"<dd>(<em class=\"sig-param\">.*?)</dd>", r"<span>\1</span>"),
+]
+
+
+def finish(app, error):
+    """Mend what no option of the theme's mends."""
     if error is not None or app.builder.format != "html":
         return
     for file in Path(app.outdir).rglob("*.html"):
-        text = file.read_text(encoding="utf-8")
-        lighter = re.sub(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>", "", text)
-        if lighter != text:
-            file.write_text(lighter, encoding="utf-8")
+        before = text = file.read_text(encoding="utf-8")
+        for pattern, better in REPLACED:
+            text = re.sub(pattern, better, text)
+        if text != before:
+            file.write_text(text, encoding="utf-8")
     for file in Path(app.outdir).glob("_static/scripts/fontawesome.js*"):
         file.unlink()
 
@@ -258,12 +293,14 @@ def setup(app):
     app.add_html_math_renderer("zoti", (inline_formula, None), (formula, None))
     app.connect("source-read", read)
     app.connect("builder-inited", write_front)
+    app.connect("doctree-read", count_chapters, priority=900)  # after Sphinx has gathered the titles
     app.connect("doctree-resolved", explain)
     app.connect("write-started", count_anew)
     app.connect("html-page-context", dress)
     app.connect("env-updated", read_again)
     app.connect("html-collect-pages", not_found)
     app.connect("build-finished", write_claims)
-    app.connect("build-finished", lighten)
+    app.connect("build-finished", finish)
     app.add_css_file("zoti-page.css", priority=600)
-    return {"parallel_read_safe": False, "parallel_write_safe": True}
+    mine = zlib.crc32(Path(__file__).read_bytes())  # a change here is one of every page
+    return {"env_version": mine, "parallel_read_safe": False, "parallel_write_safe": True}
