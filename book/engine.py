@@ -11,12 +11,10 @@ checksum makes it the same as if it did. It is kept in _build, so that only a fi
 
 import base64
 import gzip
-import hashlib
-import io
 import json
-import tarfile
 from pathlib import Path
-from urllib.request import urlopen
+
+import npm
 
 from zoti import PRESETS, ConceptToken, load_pipeline, sensitive_directions
 from zoti.data import Pipeline, load_subject
@@ -26,11 +24,10 @@ from zoti.page import LESSONS
 
 ROOT = Path(__file__).parent.parent
 MODULES = ROOT / "assets" / "engine"
-# The registry's own address, so that nobody needs npm or Node to make the book.
-PACKAGE = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
+PACKAGE = "onnxruntime-web-1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # One file with the JavaScript and its glue, and WebAssembly for one thread or more, on the CPU.
-FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+FILES = ("dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm")
 PIECE = 3 << 20  # letters of base64 in one script: a step of the progress a reader sees
 LICENCE = """onnxruntime-web 1.30.0, from https://www.npmjs.com/package/onnxruntime-web, unchanged. MIT License.
 
@@ -49,33 +46,6 @@ WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEM
 COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
-
-
-def runtime(folder: Path) -> list[Path]:
-    """The two files of onnxruntime-web, in this folder; taken from npm's registry if they are not there yet.
-
-    Raises OSError where the registry is out of reach, ValueError for another package than the one we know.
-    """
-    wanted = [folder / name for name in FILES]
-    if not all(path.exists() for path in wanted):
-        folder.mkdir(parents=True, exist_ok=True)
-        with urlopen(PACKAGE, timeout=60) as answer:
-            unpack(answer.read(), folder)
-    return wanted
-
-
-def unpack(package: bytes, folder: Path) -> None:
-    """Lay the package's two files into a folder, if it is the package we know."""
-    found = base64.b64encode(hashlib.sha512(package).digest()).decode()
-    if found != SHA512:
-        raise ValueError(f"{PACKAGE} should have the SHA-512 {SHA512}, and has {found}; it is not used")
-    with tarfile.open(fileobj=io.BytesIO(package)) as tar:
-        for name in FILES:
-            member = tar.extractfile(f"package/dist/{name}")
-            assert member is not None
-            draft = folder / f"{name}.part"
-            draft.write_bytes(member.read())
-            draft.replace(folder / name)
 
 
 def tokenizer(pipe: Pipeline) -> dict:
@@ -130,7 +100,7 @@ def nouns(pipe: Pipeline) -> dict[str, int]:
 
 def parts(pipe: Pipeline, exported: Path, kept: Path) -> dict[str, bytes]:
     """Every part by name."""
-    script, wasm = runtime(kept)
+    script, wasm = npm.bring(PACKAGE, SHA512, FILES, kept)
     told = {path.stem: path.read_text() for path in sorted(MODULES.glob("*.js"))}
     return {
         "modules": json.dumps(told).encode(),

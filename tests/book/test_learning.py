@@ -253,7 +253,9 @@ def folder(tmp_path_factory, zoodip, newton, painted):
     """A page with the panel, and beside it what a built site has; and the trial with what it is to be given."""
     spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
     engine = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(engine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "book")
+        spec.loader.exec_module(engine)
     site = tmp_path_factory.mktemp("site")
     static = engine.bring(site, ROOT / "_build" / "engine").parent
     shutil.copy(ROOT / "assets" / "zoti.js", static)
