@@ -3,7 +3,8 @@
 const stored = (name) => new Blob([window.zotiModules[name]], { type: "text/javascript" });
 const modules = {};
 // From a Blob, because a page opened from a folder (file://) may not import a module by its address.
-const load = (name) => (modules[name] ??= import(URL.createObjectURL(stored(name))));
+// Modules ask for each other by it, too, and each is one to all.
+const load = window.zotiLoad = (name) => (modules[name] ??= import(URL.createObjectURL(stored(name))));
 
 // The host: anywidget's model, with the state that the page holds in place of a kernel.
 function host(element) {

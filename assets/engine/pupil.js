@@ -135,7 +135,7 @@ export function planes(text, side) {
 }
 
 // Three planes in [0, 1], as bytes of RGBA.
-function pixels(planes) {
+export function pixels(planes) {
   const area = planes.length / 3;
   return Uint8ClampedArray.from({ length: 4 * area }, (_, i) => (i % 4 < 3 ? planes[(i % 4) * area + (i >> 2)] * 255 : 255));
 }

@@ -28,6 +28,13 @@ export class Tokenizer {
     this.added[tidy(word)] = id;
   }
 
+  // The same, with another word in the place of those that were added.
+  knowing(word, id) {
+    const twin = Object.assign(Object.create(Tokenizer.prototype), this, { added: {} });
+    twin.add(word, id);
+    return twin;
+  }
+
   // Raises RangeError for a prompt that is too long: cut off, it would lose what was meant.
   ids(prompt) {
     const found = split(prompt, this.special).flatMap(([text, id]) => (id === undefined ? this.plain(text) : [id]));

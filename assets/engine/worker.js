@@ -1,13 +1,14 @@
 // What runs beside the page, so that it never freezes: takes requests one by one, and tells how they go.
 
 import { Chance } from "./chance.js";
+import { Explorer } from "./explore.js";
 import { letters, Pupil } from "./pupil.js";
 import { SETTINGS, compose } from "./settings.js";
 
 // scope: a worker's own. A request is { ask, number, ... }; what is told of it is { number, told, ... }: "step" as often
 // as there is something to see, at last "done", "stopped" or "failed". A request { ask: "stop" } stops what is running.
 export function serve(scope, { address, inflate }) {
-  let [pupil, stopped, queue] = [null, false, Promise.resolve()];
+  let [pupil, explorer, stopped, queue] = [null, null, false, Promise.resolve()];
   let [run, last] = [null, null]; // of learning: what goes on, and its last step
   const asks = {
     async load({ parts }) {
@@ -19,6 +20,7 @@ export function serve(scope, { address, inflate }) {
       const ort = await import(address(bytes.runtime));
       ort.env.wasm.wasmBinary = bytes.wasm;
       pupil = await Pupil.open(ort, bytes);
+      explorer = new Explorer(pupil);
       const { lessons, nouns, facts: { side } } = pupil;
       return { lessons: lessons.map(({ word }) => word), nouns: Object.keys(nouns), side, settings: Object.keys(SETTINGS) };
     },
@@ -40,6 +42,10 @@ export function serve(scope, { address, inflate }) {
         pupil.study(noun ? { ...lesson, noun } : lesson);
       }
       return pupil.lesson;
+    },
+    // What an explorer of a chapter asks; the lesson and its word stay as they are.
+    async explore({ what, ...given }) {
+      return explorer[what](given);
     },
     // A file of a word, as diffusers and zoti write it.
     async read({ bytes }) {

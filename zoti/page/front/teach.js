@@ -1,108 +1,11 @@
 // The page learns a word itself: its reader's own browser runs the model, forwards only. An anywidget front-end module.
 // state: steps, how many each way of learning takes. Nothing is loaded before the reader asks, and nothing is ever sent.
-// The parts are book/engine.py's scripts; what is done with them is assets/engine/, in a worker, so that nothing freezes.
 
 const WAYS = { zoodip: "ZOODiP, as in the paper", "gauss-newton": "Gauss-Newton, in a sixth of the passes" };
 const OWN = { emoji: "an emoji of your system", drawing: "a drawing", picture: "a picture" };
 const PLACES = ["in the ocean", "on the beach", "on the grass", "on pink fabric"]; // of which it paints one not shown
 const PROMPT = "a purple {} on the beach";
 const LOOKS = 10; // how often it paints while it learns
-
-class Stopped extends Error {}
-
-// ---- Parts ---------------------------------------------------------------------------------------------------------------
-
-// Scripts, because a page opened from a folder may not fetch. told(share) as they come in, and may throw. What is there
-// stays in `found`, so that a loading that was stopped or broke can go on.
-async function parts(base, found, told) {
-  const script = (name) => new Promise((done, failed) => {
-    const element = Object.assign(document.createElement("script"), { src: new URL(name, base).href });
-    const end = (after) => () => { element.remove(); after(); };
-    element.onload = end(done);
-    element.onerror = end(() => failed(new Error(`${name} could not be loaded; is the folder whole?`)));
-    document.head.append(element);
-  });
-  window.zotiPart = (name, i, text) => { (found[name] ??= [])[i] = text; };
-  if (!window.zotiParts) await script("parts.js");
-  const all = Object.entries(window.zotiParts);
-  const letters = all.reduce((sum, [, { letters: n }]) => sum + n, 0);
-  let here = 0;
-  for (const [name, { pieces, letters: n }] of all) {
-    for (let i = 0; i < pieces; i++) {
-      if (!found[name]?.[i]) await script(`${name}-${i}.js`);
-      told((here += n / pieces) / letters);
-    }
-  }
-}
-
-// ---- The worker ------------------------------------------------------------------------------------------------------------
-
-// Runs in the worker. Modules come as text, for a Blob knows no neighbours: each import is given its own address.
-function boot(scope) {
-  const addresses = {};
-  const address = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-  const inflate = async (texts) => {
-    const letters = atob(texts.join(""));
-    const packed = new Uint8Array(letters.length);
-    for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i);
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  };
-  const waiting = [];
-  scope.onmessage = (first) => {
-    if (!first.data.modules) { waiting.push(first); return; }
-    (async () => {
-      const modules = JSON.parse(new TextDecoder().decode(await inflate(first.data.modules)));
-      const place = (name) => (addresses[name] ??= address(
-        modules[name].replace(/from "\.\/(\w+)\.js"/g, (_, other) => `from "${place(other)}"`)));
-      const { serve } = await import(place("worker"));
-      serve(scope, { address, inflate });
-      waiting.forEach((one) => scope.onmessage(one));
-    })().catch((error) => scope.postMessage({ number: 0, told: "failed", why: error.message }));
-  };
-}
-
-// ask(what, with, step) promises the answer to a request, and calls step with what is said meanwhile.
-class Pupil {
-  constructor(modules) {
-    const source = new Blob([`(${boot})(self);`], { type: "text/javascript" });
-    this.worker = new Worker(URL.createObjectURL(source));
-    this.waiting = new Map();
-    this.count = 0;
-    this.worker.onmessage = ({ data: { number, told, ...rest } }) => {
-      if (number === 0) { this.fail(new Error(rest.why)); return; }
-      const { done, failed, step } = this.waiting.get(number);
-      if (told === "step") { step(rest); return; }
-      this.waiting.delete(number);
-      if (told === "done") done(rest);
-      else failed(told === "stopped" ? new Stopped() : new Error(rest.why));
-    };
-    this.worker.onerror = (event) => this.fail(new Error(event.message ?? "this browser runs no worker from here"));
-    this.worker.postMessage({ modules });
-  }
-
-  fail(error) {
-    this.waiting.forEach(({ failed }) => failed(error));
-    this.waiting.clear();
-  }
-
-  ask(ask, rest = {}, step = () => {}) {
-    const number = ++this.count;
-    return new Promise((done, failed) => {
-      this.waiting.set(number, { done, failed, step });
-      this.worker.postMessage({ ask, number, ...rest });
-    });
-  }
-
-  stop() {
-    this.worker.postMessage({ ask: "stop" });
-  }
-
-  end() {
-    this.worker.terminate();
-    this.fail(new Stopped());
-  }
-}
 
 // ---- The panel ---------------------------------------------------------------------------------------------------------------
 
@@ -151,23 +54,21 @@ function opaque(text) {
 }
 
 async function render({ model, el }) {
-  const beside = document.querySelector('script[src*="zoti-modules.js"]');
   const root = document.createElement("div");
   root.className = "zoti-teach";
   el.append(root);
-  if (!beside) {
+  if (!window.zotiLoad) {
     root.textContent = "In the built book, this page learns the word itself; a notebook has zoti for it.";
     return;
   }
   const { steps, subjects } = model.get("state");
-  const { SIZE, cutOut, drawing, emoji, picture, placed } = await import(
-    URL.createObjectURL(new Blob([window.zotiModules.thing], { type: "text/javascript" })));
+  const [{ SIZE, cutOut, drawing, emoji, picture, placed }, { engine, Stopped }] = await Promise.all(
+    ["thing", "engine"].map(window.zotiLoad));
   root.innerHTML = panel(subjects);
   const part = (selector) => root.querySelector(selector);
   const [what, way, from, noun, own, sheet, go, stop, bar, shown, panels, form, line, back, file, near] = [
     "what", "way", "from", "noun", "own", "thing", "go", "stop", "bar", "shown", "panels", "write", "line", "back", "file", "near",
   ].map((name) => part({ bar: "progress", line: ".zoti-write input", back: ".zoti-back input" }[name] ?? `.zoti-${name}`));
-  const loaded = {};
   let [pupil, facts, lesson] = [null, null, null]; // lesson: what it is learning, null before
   let [halt, begun, chosen] = [() => {}, false, null]; // begun: it was stopped while it learned. chosen: a picture, uncut
 
@@ -237,25 +138,13 @@ async function render({ model, el }) {
 
   async function load() {
     tell("Loading the model …");
-    let stopped = false;
-    halt = () => { stopped = true; };
-    await parts(new URL("learn/", beside.src), loaded, (share) => {
-      bar.value = share;
-      if (stopped) throw new Stopped();
-    });
-    tell("All is here; the model wakes up …");
-    bar.removeAttribute("value");
-    const { modules, ...rest } = loaded;
-    const opened = new Pupil(modules);
-    halt = () => opened.end();
-    try {
-      facts = await opened.ask("load", { parts: rest });
-    } catch (error) {
-      opened.end(); // or each further try would leave one behind
-      throw error;
-    }
-    for (const name of Object.keys(loaded)) delete loaded[name];
-    pupil = opened;
+    const giveUp = new AbortController();
+    halt = () => giveUp.abort();
+    ({ pupil, facts } = await engine((share) => {
+      if (share !== undefined) { bar.value = share; return; }
+      tell("All is here; the model wakes up …");
+      bar.removeAttribute("value");
+    }, giveUp.signal));
     noun.innerHTML = options(Object.fromEntries(facts.nouns.map((name) => [name, name])));
   }
 

@@ -1,0 +1,187 @@
+"""The explorers that ask the model itself, live, in chapters 4, 5 and 7: one page in Chromium, from a folder, offline.
+
+What the page computes is held against zoti, on the very numbers that the chapters pack into it.
+"""
+
+import ast
+import base64
+import importlib.util
+import json
+import os
+import re
+import shutil
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from tests.book.chromium import CHROMIUM, Chromium
+from tests.helpers import generator
+from zoti import ConceptToken, DenoisingLoss, Uniform, cache_latents, load_pipeline
+from zoti.data import load_subject
+from zoti.objective import Draw
+from zoti.page import FRONT, Html, scene
+
+pytest.importorskip("onnxscript", reason="needs the engine's tools: pip install -e .[engine]")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="needs chromium")]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 400  # seconds for what takes ten on an idle machine
+Sitter = namedtuple("Sitter", "subject token truth")
+
+
+def own(chapter, *names, **scope):
+    """Functions that a chapter defines; each may use those before it, and what is given."""
+    (path,) = (ROOT / "book").glob(f"{chapter}-*.ipynb")
+    for name in names:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and f"def {name}(" in cell.source:
+                (body,) = [n for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef) and n.name == name]
+                exec(compile(ast.Module([body], []), name, "exec"), scope)
+    return [scope[name] for name in names]
+
+
+@pytest.fixture(scope="module")
+def teapot():
+    pipe, subject = load_pipeline("tiny-sd", weights="int8"), load_subject("teapot")
+    token = ConceptToken(pipe, "<teapot>", subject.class_word)
+    return pipe, subject, token
+
+
+@pytest.fixture(scope="module")
+def believed(teapot):
+    """Chapter 7's figure, with some word for the right one; and the latent, the word."""
+    _, subject, token = teapot
+    word = token.initial + 0.5 * torch.randn(token.initial.shape, generator=generator(2))
+    truth = cache_latents(teapot[0], subject.truth[:1]).mean
+    _, sitter = own("07", "packed", "sitter", base64=base64)
+    pictures = [sitter(Sitter(subject, token, truth), word)]
+    return scene("believe", {"window": [500, 900], "pictures": pictures}, Html("", "")), truth, word
+
+
+# ---- A reader ------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """One page with all these figures, in one browser. `at` is the selector of the one that is spoken of."""
+
+    def __init__(self, site):
+        self.window, self.page = Chromium(offline=True), (site / "page.html").as_uri()
+        self.window.goto(self.page)
+        self.wait("document.documentElement.dataset.zoti == 'ready'")
+
+    def wait(self, expression):
+        end = time.monotonic() + PATIENCE
+        while not self.window.ask(expression):
+            assert time.monotonic() < end, self.window.ask("document.body.innerText")
+            time.sleep(0.05)
+
+    def does(self, at, expression):
+        """Do this to a figure, `it`, wait until it has answered, and return what it says."""
+        self.window.ask(f"(it => {{ {expression} }})(document.querySelector('{at}'))")
+        self.wait(f"document.querySelector('{at} .zoti-live').dataset.state == 'idle'")
+        return self.window.ask(f"document.querySelector('{at} .zoti-told').textContent")
+
+    def press(self, at, button):
+        return self.does(at, f"it.querySelector('{button}').click()")
+
+    def pixels(self, at):
+        """All canvases of a figure, (n, side, side, 3) in 0 to 255."""
+        each = "[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        found = self.window.ask(f"[...document.querySelectorAll('{at} canvas')].map(c => {each})")
+        side = round((len(found[0]) / 4) ** 0.5)
+        return np.array(found).reshape(-1, side, side, 4)[..., :3]
+
+    def chance(self, seed, *drawn):
+        """What the page's own generator draws, the engine's module being the same."""
+        source = json.dumps((ROOT / "assets" / "engine" / "chance.js").read_text())
+        address = f"URL.createObjectURL(new Blob([{source}], {{ type: 'text/javascript' }}))"
+        calls = ", ".join(f"list(c.{one})" for one in drawn)
+        tell = f"const c = new Chance({seed}), list = x => (x.length ? [...x] : x); return [{calls}]"
+        return self.window.ask(f"import({address}).then(({{ Chance }}) => {{ {tell} }})")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, believed):
+    spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
+    engine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(engine)
+    site = tmp_path_factory.mktemp("site")
+    static = engine.bring(site, ROOT / "_build" / "engine").parent
+    shutil.copy(ROOT / "assets" / "zoti.js", static)
+    modules = {path.stem: path.read_text() for path in FRONT.glob("*.js")}
+    (static / "zoti-modules.js").write_text(f"window.zotiModules = {json.dumps(modules)};\n")
+    scripts = "".join(f'<script src="_static/{name}.js"></script>' for name in ("zoti-modules", "zoti"))
+    figures = "".join(figure[0].markup() for figure in (believed,))
+    (site / "page.html").write_text(
+        '<!doctype html><meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
+        f"<style>{(FRONT / 'page.css').read_text()}</style>{scripts}<article>{figures}</article>"
+    )
+    reader = Reader(site)
+    yield reader
+    reader.window.close()
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(reader):
+    assert not [url for url in reader.window.asked if "/learn/" in url]
+    assert reader.window.ask("document.querySelector('.zoti-asks').hidden && !('zotiParts' in window)")
+
+
+# ---- Chapter 7: what two captions make of a noised picture ---------------------------------------------------------
+
+BELIEVE = '[data-module="believe"]'
+
+
+def test_what_a_noised_picture_is_taken_for_is_what_zoti_says(reader, teapot, believed):
+    pipe, subject, token = teapot
+    _, z, word = believed
+    told = reader.press(BELIEVE, ".zoti-load")
+    t, first, second = (float(x) for x in re.findall(r"[\d.]+(?= the loss| thousandths told| told the second)", told))
+    (noise,) = reader.chance(0, f"normals({z.numel()})")
+    noise = torch.tensor(noise).view_as(z)
+    said = [subject.truth_captions[0]] * 2
+    objective = DenoisingLoss(pipe, token, cache_latents(pipe, subject.truth[:2]), said, Uniform())
+    draw = Draw(0, torch.tensor([int(t)]), z, noise)
+    with torch.no_grad():
+        errors = objective.residuals(torch.stack([token.initial, word]), draw)
+    assert (first, second) == pytest.approx((1000 * errors.square().mean(1)).tolist(), abs=0.01)
+
+    a = pipe.scheduler.alphas_cumprod[int(t)]
+    noised = a.sqrt() * z + (1 - a).sqrt() * noise
+    guesses = (noised - (1 - a).sqrt() * (errors.view(2, *z.shape[1:]) + noise)) / a.sqrt()
+    with torch.no_grad():
+        seen = pipe.vae.decode(torch.cat([noised, guesses]) / pipe.vae.config.scaling_factor).sample
+    pixels = 255 * (seen / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.abs(reader.pixels(BELIEVE) - pixels).mean() < 1
+    assert np.abs(pixels[1] - pixels[2]).mean() > 2  # and the two words are not taken for the same
+
+
+def test_another_time_another_caption_and_another_noise_are_asked_about(reader):
+    count = f"document.querySelectorAll('{BELIEVE} circle').length"
+    before = reader.pixels(BELIEVE)
+    slide = "const s = it.querySelector('[type=range]'); s.value = 900; s.dispatchEvent(new Event('input'))"
+    assert reader.does(BELIEVE, slide).startswith("At t = 900 ") and reader.window.ask(count) == 2
+    assert (reader.pixels(BELIEVE) != before).any()
+    assert "thousandths" in reader.press(BELIEVE, ".zoti-dice") and reader.window.ask(count) == 3
+    told = reader.press(BELIEVE, ".zoti-all")
+    assert re.match(r"With this noise the second caption wins most at t = \d+", told)
+    assert reader.window.ask(count) == 23
+    write = "const l = it.querySelectorAll('[type=text]')[1]; l.value = {}; l.dispatchEvent(new Event('change'))"
+    same = reader.does(BELIEVE, write.format("it.querySelector('[type=text]').value"))
+    assert same.endswith("0.00 less.") and reader.window.ask(count) == 1
+    assert "say it shorter" in reader.does(BELIEVE, write.format("'teapot '.repeat(40)"))
+    reader.does(BELIEVE, write.format("'a penguin'"))
+    reader.window.ask(f"document.querySelector('{BELIEVE} .zoti-all').click()")
+    reader.wait(f"{count} > 3")
+    assert reader.press(BELIEVE, ".zoti-stop").startswith(("Asked at", "Stopped"))
+    assert reader.window.ask(count) < 21
+
+
+def test_no_error_and_nothing_sent(reader):
+    own_folder = reader.page.rsplit("/", 1)[0]
+    asked = [url for url in reader.window.asked if not url.startswith(("blob:", "data:"))]
+    assert not reader.window.errors and all(url.startswith(own_folder) for url in asked)
