@@ -2,6 +2,7 @@
 // elsewhere in the page is touched.
 
 import { Chance } from "./chance.js";
+import { rge } from "./estimators.js";
 import { dot } from "./linear.js";
 import { DenoisingLoss } from "./objective.js";
 import { pixels } from "./pupil.js";
@@ -27,5 +28,18 @@ export class Explorer {
     const noised = z.map((x, i) => signal * x + spread * noise[i]);
     const guesses = errors.map((r) => z.map((x, i) => x - share * r[i]));
     return { losses, pictures: (await model.decode([noised, ...guesses])).map(pixels) };
+  }
+
+  // Slopes along n directions, from losses and exactly, on one draw: the estimate of `rge`, with `exact` beside it, the
+  // products of its directions with a gradient that is known. skip: how many directions of this seed were asked before.
+  async slopes({ z, noise, t, word, caption, gradient, mu, seed, skip, n }) {
+    const { model, tokenizer, facts: { rows } } = this.pupil;
+    const loss = new DenoisingLoss(model, [tokenizer.knowing(word.name, rows).ids(caption)]);
+    const [theta, chance, twin] = [Float64Array.from(word.vector), new Chance(seed), new Chance(seed)];
+    for (const one of [chance, twin]) one.normals(skip * theta.length);
+    const seen = await rge((words) => loss.losses(words, { image: 0, t, z, noise }), theta, { n, mu, chance });
+    const e = twin.normals(n * theta.length);
+    const exact = seen.directional.map((_, i) => dot(gradient, e.subarray(i * theta.length)));
+    return { ...seen, exact };
   }
 }

@@ -21,10 +21,10 @@ import torch
 
 from tests.book.chromium import CHROMIUM, Chromium
 from tests.helpers import generator
-from zoti import ConceptToken, DenoisingLoss, Uniform, cache_latents, load_pipeline
+from zoti import ConceptToken, DenoisingLoss, PartialUniform, Uniform, cache_latents, load_pipeline
 from zoti.data import load_subject
 from zoti.objective import Draw
-from zoti.page import FRONT, Html, scene
+from zoti.page import FRONT, Html, number, scene
 
 pytest.importorskip("onnxscript", reason="needs the engine's tools: pip install -e .[engine]")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="needs chromium")]
@@ -61,6 +61,22 @@ def believed(teapot):
     _, sitter = own("07", "packed", "sitter", base64=base64)
     pictures = [sitter(Sitter(subject, token, truth), word)]
     return scene("believe", {"window": [500, 900], "pictures": pictures}, Html("", "")), truth, word
+
+
+@pytest.fixture(scope="module")
+def objective(teapot):
+    pipe, subject, token = teapot
+    latents = cache_latents(pipe, subject.references)
+    return DenoisingLoss(pipe, token, latents, subject.captions, PartialUniform(500, 900))
+
+
+@pytest.fixture(scope="module")
+def sloped(objective):
+    """Chapter 4's figure, and the draw and the gradient in it."""
+    draw, theta = objective.draw(generator(0)), objective.token.initial.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(theta[None], draw).sum(), theta)
+    _, real_loss = own("04", "packed", "real_loss", base64=base64, number=number)
+    return scene("slopes", real_loss(objective, draw, theta, gradient), Html("", "")), draw, gradient
 
 
 # ---- A reader ------------------------------------------------------------------------------------------------------
@@ -106,17 +122,19 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, believed):
+def reader(tmp_path_factory, believed, sloped):
     spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
     engine = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(engine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "book")
+        spec.loader.exec_module(engine)
     site = tmp_path_factory.mktemp("site")
     static = engine.bring(site, ROOT / "_build" / "engine").parent
     shutil.copy(ROOT / "assets" / "zoti.js", static)
     modules = {path.stem: path.read_text() for path in FRONT.glob("*.js")}
     (static / "zoti-modules.js").write_text(f"window.zotiModules = {json.dumps(modules)};\n")
     scripts = "".join(f'<script src="_static/{name}.js"></script>' for name in ("zoti-modules", "zoti"))
-    figures = "".join(figure[0].markup() for figure in (believed,))
+    figures = "".join(figure[0].markup() for figure in (believed, sloped))
     (site / "page.html").write_text(
         '<!doctype html><meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
         f"<style>{(FRONT / 'page.css').read_text()}</style>{scripts}<article>{figures}</article>"
@@ -179,6 +197,57 @@ def test_another_time_another_caption_and_another_noise_are_asked_about(reader):
     reader.wait(f"{count} > 3")
     assert reader.press(BELIEVE, ".zoti-stop").startswith(("Asked at", "Stopped"))
     assert reader.window.ask(count) < 21
+
+
+# ---- Chapter 4: slopes of the real loss ----------------------------------------------------------------------------
+
+SLOPES = '[data-module="slopes"]'
+MU = "const s = it.querySelector('[type=range]'); s.value = {}; s.dispatchEvent(new Event('input'))"
+
+
+def dots(reader):
+    """Exact slopes and found ones, (n, 2), as the dots say them."""
+    titles = reader.window.ask(f"[...document.querySelectorAll('{SLOPES} circle title')].map(t => t.textContent)")
+    return np.array([[float(x) for x in re.findall(r"-?\d+\.\d+", title.replace("−", "-"))] for title in titles])
+
+
+def fact(reader, at, name):
+    each = f"[...document.querySelectorAll('{at} .zoti-facts div')]"
+    found = f"{each}.find(d => d.firstChild.textContent.startsWith('{name}')).lastChild.textContent"
+    return reader.window.ask(found)
+
+
+def test_slopes_in_the_page_are_zotis(reader, objective, sloped):
+    _, draw, gradient = sloped
+    reader.press(SLOPES, ".zoti-load")
+    assert fact(reader, SLOPES, "forward passes") == "3; 0"  # the engine was there, and two directions are asked along
+    reader.press(SLOPES, '[data-n="64"]')
+    (e,) = reader.chance(0, f"normals({66 * gradient.numel()})")
+    e, theta = torch.tensor(e).view(66, *gradient.shape), objective.token.initial
+    exact = (e * gradient).sum((1, 2))
+    with torch.no_grad():
+        here, *there = objective(torch.cat([theta[None], theta + 1e-3 * e]), draw)
+    found = (torch.stack(there) - here) / 1e-3
+    shown = dots(reader)
+    assert shown.shape == (66, 2)
+    np.testing.assert_allclose(shown[:, 0], exact, atol=2e-6)
+    np.testing.assert_allclose(shown[:, 1], found, atol=0.01 * float(exact.std()))
+    cosine = torch.cosine_similarity((found[:, None, None] * e).sum(0), gradient)
+    assert float(fact(reader, SLOPES, "cosine").split(",")[0]) == pytest.approx(float(cosine), abs=2e-3)
+    near = np.corrcoef(exact, found)[0, 1]
+    assert float(fact(reader, SLOPES, "correlation")) == pytest.approx(near, abs=1e-3) and near > 0.99
+
+
+def test_a_step_too_short_or_too_long_spoils_the_same_slopes(reader):
+    at = [float(fact(reader, SLOPES, "correlation"))]
+    before = dots(reader)
+    for stop in (0, 16):
+        reader.does(SLOPES, MU.format(stop))
+        at.append(float(fact(reader, SLOPES, "correlation").replace("−", "-")))
+        assert (dots(reader)[:, 0] == before[:, 0]).all()  # the same directions, asked again
+    assert at[0] > max(at[1:]) + 0.01, at
+    reader.press(SLOPES, ".zoti-dice")
+    assert len(dots(reader)) == 2 and fact(reader, SLOPES, "forward passes") == "3; 0"
 
 
 def test_no_error_and_nothing_sent(reader):

@@ -35,8 +35,9 @@ export function panel(el, inside, first) {
     load.hidden = true;
   }
 
-  // Do this, after what is being done; of several that wait, the last. doing(ask, goesOn): `ask` promises an answer of
-  // assets/engine/explore.js; goesOn() is false once the reader has had enough, or wants something else.
+  // Do this, after what is being done; of several that wait, the last. doing(ask, goesOn, signal): `ask` promises an answer of
+  // assets/engine/explore.js; goesOn() is false once the reader has had enough, which aborts the signal, or wants
+  // something else.
   async function run(doing) {
     next = doing;
     if (root.dataset.state === "busy") return;
@@ -49,7 +50,7 @@ export function panel(el, inside, first) {
       const slow = setTimeout(() => { stop.hidden = false; }, 300); // nobody stops what is over at once
       try {
         if (!pupil) await open();
-        await now((what, given) => pupil.ask("explore", { what, ...given }), () => !next && !signal.aborted);
+        await now((what, given) => pupil.ask("explore", { what, ...given }), () => !next && !signal.aborted, signal);
       } catch (error) {
         tell(signal.aborted ? "Stopped." : `It did not work: ${error.message}`);
       }
@@ -76,6 +77,14 @@ export const numbers = (text) => new Float32Array(Uint8Array.from(atob(text), (l
 
 // A number for the eye, with a minus that is one.
 export const digits = (x, n = 2) => x.toFixed(n).replace("-", "−");
+
+export const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+
+// A list of facts, by name.
+export function facts(list, told) {
+  list.innerHTML = Object.keys(told).map((name) => `<div><dt>${name}</dt><dd></dd></div>`).join("");
+  Object.values(told).forEach((value, i) => { list.querySelectorAll("dd")[i].textContent = value; });
+}
 
 // Bytes of RGBA on a canvas of a figure, and what is seen there.
 export function show(canvas, pixels, words) {
