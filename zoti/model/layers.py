@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from zoti.model.kernels import dequantize
 from zoti.model.rounding import pack, quantize_weight, unpack
 
 
@@ -65,8 +66,7 @@ class Quantized(nn.Module):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The rounded weight (out, ...) in `dtype`: made for one call, then forgotten."""
-        codes = self.integers()
-        return codes.to(dtype).mul_(self.scale.view(-1, *[1] * (codes.ndim - 1)))
+        return dequantize(self.codes, self.scale, self.shape, dtype)
 
     @property
     def weight(self) -> Tensor:
