@@ -79,6 +79,7 @@ def personalize(
     model: str | Path = "sd1.5",
     *,
     captions: Sequence[str] | None = None,
+    crop: str = "centre",
     word: str | None = None,
     steps: int | None = None,
     checkpoint: str | Path | None = None,
@@ -96,15 +97,16 @@ def personalize(
     (ZOODiP); a model that has none takes that of the published one it is built like. These can be given:
 
     - captions, one for each photo or one for all, with {} for the word; by default `OBJECT_TEMPLATES`;
+    - crop, which square of a photo is seen (see `square`);
     - word, by default <my-noun>;
     - steps, if the preset's are too many for you: fewer teach less;
     - checkpoint, the file the run is kept in, by default my-noun.safetensors here. Stop the run when you like, by
       Ctrl-C say, and the same call goes on from there, to the same bits.
 
     Every photo is encoded once; then the VAE waits on the CPU, and so does the table of all words, of which a step asks
-    a few rows; both come back to paint. As many candidates go through
-    the model together as the free memory holds, and their number is kept with the run, for another would round
-    otherwise. How the run goes is shown by `watch`, in a notebook with a picture every so often.
+    a few rows; both come back to paint. As many candidates go through the model together as the free memory holds, and
+    their number is kept with the run, for another would round otherwise. How the run goes is shown by `watch`, in a
+    notebook with a picture every so often.
 
     After three steps it is known how long the rest takes. That is printed; and where it is more than two hours, as
     with Stable Diffusion on a CPU, ValueError is raised, unless slow=True. ValueError is also raised for what
@@ -122,7 +124,7 @@ def personalize(
     pipe = load_pipeline(model, weights, device)
     preset = PRESETS.get(str(model)) or _alike(pipe)
     token = ConceptToken(pipe, word or f"<my-{tidy(noun).strip('<>')}>", noun)
-    latents = cache_latents(pipe, images)
+    latents = cache_latents(pipe, images, crop)
     told = captions or [OBJECT_TEMPLATES[i % len(OBJECT_TEMPLATES)] for i in range(len(images))]
     objective = DenoisingLoss(pipe, token, latents, told, PartialUniform(preset.low, preset.high))
     config = Config(steps=steps or preset.steps, mu=preset.mu, optimizer=ZOAdam(preset.lr), seed=seed)

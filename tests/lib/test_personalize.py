@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.helpers import noise_images, twin
-from zoti import PRESETS, personalize
+from zoti import PRESETS, cache_latents, personalize
 from zoti.data import OBJECT_TEMPLATES
 
 here = importlib.import_module("zoti.personalize")
@@ -64,11 +64,12 @@ def test_photos_become_a_word_that_stock_diffusers_paints(folder, any_pipe, tmp_
 
 
 def test_what_is_given_is_heeded(folder):
-    photos = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    photos = [Image.new("RGB", (40, 20), colour) for colour in ("red", "blue")]
     learned = personalize(
-        photos, "teapot", folder, captions=["one {}", "two {}"], word="<pot>", steps=1, checkpoint="runs/a.safetensors",
-        weights="int4", device="cpu", seed=3,
+        photos, "teapot", folder, captions=["one {}", "two {}"], crop="pad", word="<pot>", steps=1,
+        checkpoint="runs/a.safetensors", weights="int4", device="cpu", seed=3,
     )  # fmt: skip
+    assert torch.equal(learned.objective.latents.mean, cache_latents(learned.pipe, photos, "pad").mean)
     assert learned.objective.prompts == ["one <pot>", "two <pot>"] and learned.config.seed == 3
     assert learned.pipe.unet.conv_in.kind == "int4" and len(learned.objective.latents) == 2
     with safe_open("runs/a.safetensors", "pt") as file:

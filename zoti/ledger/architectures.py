@@ -105,12 +105,12 @@ def _read(encoder: CLIPTextModel, theta: Tensor, **options: bool) -> Any:
         handle.remove()
 
 
-def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
-    """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it on a GPU.
+def architecture(name: str = "sd1.5", weights: str = "int8", dtype: str = "float16") -> Architecture:
+    """A model by name, on the meta device, frozen and in eval mode, as `load_pipeline` would give it.
 
     name: a key of `CONFIGS`, 'tiny-sd', or the folder of a pipeline. weights: 'int8', 'int4', 'nf4', 'nf4+int4'
-    (see `quantize_`) and 'float16' compute in fp16, 'float32' in fp32. Raises ValueError for another name or other
-    weights.
+    (see `quantize_`), which compute in `dtype`, on a GPU 'float16', on a CPU 'float32'; or 'float16', 'float32',
+    which compute in themselves. Raises ValueError for another name or other weights.
 
     >>> list(CONFIGS)
     ['sd1.5', 'sd2.1', 'sd2.1-768', 'sdxl']
@@ -124,8 +124,8 @@ def architecture(name: str = "sd1.5", weights: str = "int8") -> Architecture:
     with torch.device("meta"):
         model = _stable_diffusion(CONFIGS[name]) if name in CONFIGS else _folder(name)
     for network in model.networks():
-        computed = torch.float32 if weights == "float32" else torch.float16
-        nn.Module.to(network, computed).requires_grad_(False).eval()
+        computed = weights if weights.startswith("float") else dtype
+        nn.Module.to(network, getattr(torch, computed)).requires_grad_(False).eval()
         if not weights.startswith("float"):
             quantize_(network, weights)
     return model

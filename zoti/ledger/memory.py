@@ -6,7 +6,7 @@ and lifetimes but no contents, and the bookkeeping of a Stable Diffusion takes s
 
 What it cannot see, and a monitor can:
 
-- workspace inside one operator (cuDNN's scratch memory; oneDNN's repacked copy of a convolution's weight);
+- workspace inside one operator (cuDNN's scratch memory; for the largest of oneDNN's there is `repacks`);
 - the allocator's rounding and fragmentation, and the CUDA context (about 0.5 GB);
 - which attention kernel a GPU would choose: meta tensors get the memory-efficient one, never the (n, n) matrix;
 - why a tensor lives: what gradient checkpointing computes a second time counts as temporaries.
@@ -85,11 +85,15 @@ class Ledger(TorchDispatchMode):
 
     A storage counts once, however many views it has, and with its full size, even if a view uses little of it.
 
+    repacks: on a CPU oneDNN computes convolutions, each on a copy of its weight in an order of its own. No tensor holds
+    it; it is booked with the temporaries if this is True.
+
     `allocated` is for comparison: on CUDA the peak that PyTorch's own allocator counted meanwhile, in bytes, else None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, repacks: bool = False) -> None:
         super().__init__()
+        self.repacks = repacks
         self.live = dict.fromkeys(CATEGORIES, 0)  # bytes now
         self.peaks: dict[str, Peak] = {}  # by phase, in order of appearance
         self.allocated: int | None = None
@@ -199,4 +203,6 @@ class Ledger(TorchDispatchMode):
         if result is NotImplemented:
             result = func(*args, **kwargs)
         self.book("temporaries", *(x for x in tree_leaves((args, kwargs, result)) if torch.is_tensor(x)))
+        if self.repacks and func is torch.ops.aten.convolution.default:
+            self.book("temporaries", torch.empty_like(args[1]))  # and struck out at once
         return result

@@ -22,19 +22,25 @@ from zoti.ledger.memory import Ledger
 
 
 def zeroth_order(
-    name: str = "sd1.5", weights: str = "int8", cached: bool = True, max_batch: int = 1, table: bool = True
+    name: str = "sd1.5",
+    weights: str = "int8",
+    cached: bool = True,
+    max_batch: int = 1,
+    table: bool = True,
+    dtype: str = "float16",
 ) -> Ledger:
     """A word learned by forward passes only (ZOODiP): `rge` with n = 2, so three candidates, and `ZOAdam`.
 
     max_batch: how many candidates go through the model together. cached: the latents were encoded beforehand and the
     VAE is gone; the paper encodes in every step. table: the vectors of all words are on the device; `personalize` puts
-    them aside, for a step asks a few of them.
+    them aside, for a step asks a few of them. dtype: see `architecture`; in 'float32' the computer is taken to be one
+    without a GPU, where convolutions copy their weights (`Ledger`).
 
     >>> peak = zeroth_order("tiny-sd").peak
     >>> peak.phase, peak.parts["gradients"], peak.parts["saved activations"]
     ('forward', 0, 0)
     """
-    model = architecture(name, weights)
+    model = architecture(name, weights, dtype)
     word = _word(model)
     generator = torch.Generator().manual_seed(0)
     state = ZOAdam().init(word)
@@ -42,7 +48,7 @@ def zeroth_order(
         for encoder in model.encoders:
             rows, whole = encoder.config.max_position_embeddings, encoder.get_input_embeddings().weight
             encoder.set_input_embeddings(nn.Embedding(rows, whole.shape[1], _weight=whole[:rows].clone()))
-    with Ledger() as ledger, torch.inference_mode():
+    with Ledger(repacks=dtype == "float32") as ledger, torch.inference_mode():
         ledger.own(*model.networks(vae=not cached))
         ledger.book("parameters", word)
         ledger.book("optimizer state", *state.values())

@@ -71,8 +71,8 @@ def load_pipeline(
     weights: a kind `quantize_` knows, or 'none' for full precision, which alone can take a LoRA (see there); by default
     what the pipeline was saved with, or 'int8'. device: 'cuda', 'mps', 'cpu'; by default the best there is. It computes
     in float16, on a CPU in float32.
-    The safety checker that is published with some models is left out unless asked for: it would double the memory, and
-    here you paint your own photos.
+    The safety checker that is published with some models is left out unless asked for: it is never quantized, and here
+    you paint your own photos.
 
     The networks are built without weights and filled tensor by tensor, each rounded as it is read, so the model is
     never in memory in full precision. Of several variants the one in half precision is read. Only safetensors are.

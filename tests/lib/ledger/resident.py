@@ -1,15 +1,20 @@
-"""Run by test_memory.py in a process of its own: what a ledger says of a CPU run, and what the kernel measured."""
+"""Run by tests in a process of its own: what a ledger says of a CPU run, and what the kernel measured."""
 
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.helpers import problem, random_pipeline
+from zoti import Config, invert, quantize_
 from zoti.ledger import Ledger
+from zoti.ledger.scenarios import zeroth_order
 
 
 def kilobytes(field: str) -> int:
@@ -45,16 +50,34 @@ def encoding(size: int) -> None:
         vae.encode(torch.randn(1, 3, size, size))
 
 
+def step(width: int) -> int:
+    """A word's step in INT8: weights dominate. Returns what the ledger says of such a step without making it."""
+    pipe = random_pipeline()
+    with torch.device("meta"):
+        pipe.unet = UNet2DConditionModel.from_config(pipe.unet.config, block_out_channels=(width, 2 * width))
+    with TemporaryDirectory() as folder:
+        for part, network in (("unet", pipe.unet), ("vae", pipe.vae), ("text_encoder", pipe.text_encoder.config)):
+            getattr(network, "save_config", network.save_pretrained)(f"{folder}/{part}")
+        booked = zeroth_order(folder, dtype="float32").peak.total
+    quantize_(pipe.unet).to_empty(device="cpu").requires_grad_(False).eval()  # never whole in full precision
+    for tensor in pipe.unet.state_dict().values():
+        tensor.fill_(1e-3 if tensor.is_floating_point() else 1)
+    quantize_(pipe.text_encoder)
+    next(invert(problem(pipe, max_batch=1), Config()))
+    return booked
+
+
 if __name__ == "__main__":
     run, small, large = {
         "training": (training, 1, 6),
         "attention": (attention, 16, 2048),
         "encoding": (encoding, 16, 512),
+        "step": (step, 16, 512),
     }[sys.argv[1]]
     torch.set_num_threads(1)
-    with Ledger() as ledger:
-        run(small)  # libraries load, pools fill
+    run(small)  # libraries load, pools fill
     before = kilobytes("VmRSS")
-    with Ledger() as ledger:
-        run(large)
-    print(json.dumps({"ledger": ledger.peak.total, "resident": (kilobytes("VmHWM") - before) * 1024}))
+    with nullcontext() if run is step else Ledger() as ledger:
+        booked = run(large)
+    resident = (kilobytes("VmHWM") - before) * 1024
+    print(json.dumps({"ledger": booked or ledger.peak.total, "resident": resident}))

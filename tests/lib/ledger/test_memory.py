@@ -171,6 +171,17 @@ def test_checkpointing_saves_the_boundary_only():
     assert saved == [5 * 4 * 1000 * 50, 4 * 1000 * 50]  # input and four sigmoids; input
 
 
+def test_the_copy_that_onednn_makes_of_a_convolutions_weight_is_booked_if_asked_for():
+    layer, x = nn.Conv2d(8, 16, 3, device="meta").requires_grad_(False), torch.empty(1, 8, 5, 5, device="meta")
+    plain, cpu = Ledger(), Ledger(repacks=True)
+    for ledger in (plain, cpu):
+        with ledger:
+            ledger.own(layer)
+            layer(x)
+            assert ledger.live["temporaries"] == 4 * 8 * 5 * 5  # what the layer gave is gone, and the copy too
+    assert cpu.peak.total - plain.peak.total == 4 * 16 * 8 * 3 * 3
+
+
 def test_a_ledger_refuses_what_it_cannot_book():
     ledger = Ledger()
     with pytest.raises(RuntimeError, match="inside its context"):
@@ -187,6 +198,7 @@ def test_a_ledger_refuses_what_it_cannot_book():
         ("training", 0.02),
         ("attention", 0.02),
         ("encoding", 0.15),  # oneDNN's workspace for a convolution, which a ledger of tensors cannot see
+        ("step", 0.1),  # of it the largest part, the copy of the weight, is booked
     ],
 )
 def test_the_kernel_measures_what_the_ledger_says(run, unseen):
