@@ -5,19 +5,16 @@ which PyTorch for CUDA brings along on Linux, each byte is read once and its two
 is no Triton, PyTorch's operators give the same bits.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from zoti.model.rounding import unpack
 
-triton: Any = None
 try:
     import triton
     import triton.language as tl
 except ImportError:
-    pass
+    triton = None
 
 #: How many bytes one program of the kernel unpacks.
 BLOCK = 1024
