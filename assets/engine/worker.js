@@ -20,6 +20,7 @@ export function serve(scope, { address, inflate }) {
       const ort = await import(address(bytes.runtime));
       ort.env.wasm.wasmBinary = bytes.wasm;
       pupil = await Pupil.open(ort, bytes);
+      ort.env.wasm.wasmBinary = undefined; // it is compiled by now, and 14 MB
       explorer = new Explorer(pupil);
       const { lessons, nouns, facts: { side } } = pupil;
       return { lessons: lessons.map(({ word }) => word), nouns: Object.keys(nouns), side, settings: Object.keys(SETTINGS) };

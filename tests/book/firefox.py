@@ -104,6 +104,13 @@ class Firefox:
             time.sleep(0.1)
         raise AssertionError(f"nothing was downloaded by {expression}")
 
+    def hide(self):
+        """Another tab comes to the front."""
+        self.do("browsingContext.create", type="tab")
+
+    def show(self):
+        self.do("browsingContext.activate", context=self.window)
+
     def close(self):
         self.socket.close()
         self.process.terminate()

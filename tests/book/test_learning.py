@@ -22,7 +22,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from tests.book.chromium import CHROMIUM, Chromium
+from tests.book.chromium import CHROMIUM, Chromium, Tabs
 from tests.book.firefox import FIREFOX, Firefox
 from tests.helpers import generator
 from zoti import (
@@ -420,6 +420,24 @@ def test_a_reader_teaches_it_a_thing_of_their_own_by_keyboard_and_brings_the_wor
         cut = np.array(window.ask(pixels(".zoti-thing"))).reshape(256, 256, 4)
         assert (cut[:100, :30, 3] == 0).all() and (cut[110:140, 100:120] == (255, 0, 0, 255)).all()
 
+        undo = "document.querySelector('.zoti-undo').click()"
+        page.locator(".zoti-thing").scroll_into_view_if_needed()
+        box = page.locator(".zoti-thing").bounding_box()
+        window.drag(*((box["x"] + x * box["width"], box["y"] + 0.5 * box["height"]) for x in (0.3, 0.6)))
+        page.select_option(".zoti-does", "draws")
+        page.focus(".zoti-thing")
+        window.press("ArrowRight")
+        by_hand = np.array(window.ask(pixels(".zoti-thing"))).reshape(256, 256, 4)
+        assert (by_hand[126:131, 80:136, 3] == 0).all()  # rubbed out
+        assert (by_hand[:90] == cut[:90]).all() and (by_hand[128, 158:166] == (0xC2, 0x41, 0x0C, 255)).all()
+        assert "Set it" in window.ask("document.querySelector('.zoti-go').textContent")
+        window.drag((box["x"] + 0.1 * box["width"], box["y"] + 0.9 * box["height"]))  # a click
+        assert np.array(window.ask(pixels(".zoti-thing"))).reshape(256, 256, 4)[230, 26, 3] == 255
+        window.ask(f"{undo}, {undo}, {undo}")
+        assert (np.array(window.ask(pixels(".zoti-thing"))).reshape(256, 256, 4) == cut).all()
+        window.ask(undo)
+        assert window.ask(TOLD) == "There is nothing to take back."
+
         page.select_option(".zoti-what", "drawing")
         assert "nothing to see yet" in does(window, pressed(".zoti-go"))
         page.focus(".zoti-thing")
@@ -455,6 +473,48 @@ def test_a_reader_teaches_it_a_thing_of_their_own_by_keyboard_and_brings_the_wor
         told = does(window, pressed(".zoti-go"))
         assert told == f"Learned in {5 * FEW} forward passes, none backward. The word is <penguin>."
         assert window.ask(pixels(".zoti-after")) != after and not window.errors
+    finally:
+        window.close()
+
+
+def hidden_while_it_learns(window):
+    """Press the button and see the tab no more; what the panel says before it is shown again."""
+    window.ask(f"({pressed('.zoti-go')}, 0)")
+    window.hide()
+    patiently(window, f"document.visibilityState == 'hidden' && {STATE} == 'idle'")
+    told = window.ask(TOLD)
+    window.show()
+    patiently(window, "document.visibilityState == 'visible'")
+    assert window.ask(TOLD) == told
+    return told
+
+
+def test_a_tab_that_is_hidden_learns_on(folder):
+    window = Tabs()
+    try:
+        window.goto((folder / "page.html").as_uri())
+        patiently(window, READY)
+        assert hidden_while_it_learns(window).startswith("Learned in")
+        assert np.std(window.ask(pixels(".zoti-after"))) > 20
+    finally:
+        window.close()
+
+
+def test_firefox_is_taught_a_drawing_while_its_tab_is_hidden(folder):
+    window = Firefox()
+    try:
+        window.goto((folder / "page.html").as_uri())
+        patiently(window, READY)
+        sheet, choice = (f"document.querySelector('.zoti-{name}')" for name in ("thing", "what"))
+        window.ask(f"({choice}.value = 'drawing', {choice}.dispatchEvent(new Event('change')))")
+        window.ask(f"({sheet}.scrollIntoView(), 0)")
+        left, top, side = window.ask(f"(({{ x, y, width }}) => [x, y, width])({sheet}.getBoundingClientRect())")
+        window.drag(*((left + x * side, top + y * side) for x, y in ((0.3, 0.4), (0.7, 0.4), (0.5, 0.7), (0.3, 0.4))))
+        assert does(window, f"({pressed('.zoti-go')}, 0)").startswith("To the model it looks most like")
+        given = window.ask(pixels(".zoti-shown canvas"))
+        assert [0xC2, 0x41, 0x0C] in np.array(given).reshape(-1, 4)[:, :3].tolist()
+        assert "The word is <mine>" in hidden_while_it_learns(window)
+        assert b"<mine>" in window.download(pressed(".zoti-word"))[1] and not window.errors
     finally:
         window.close()
 

@@ -20,14 +20,13 @@ async function open(told, signal) {
     if (signal.aborted) throw new Stopped();
   });
   told();
-  const { modules, ...rest } = found;
-  const pupil = new Pupil(modules);
+  const pupil = new Pupil(found.modules);
   const end = () => pupil.end();
   signal.addEventListener("abort", end);
   try {
-    const facts = await pupil.ask("load", { parts: rest });
-    for (const name of Object.keys(found)) delete found[name];
-    return { pupil, facts };
+    const awake = pupil.ask("load", { parts: found });
+    for (const name of Object.keys(found)) delete found[name]; // it has its own by now, and both are 25 MB
+    return { pupil, facts: await awake };
   } catch (error) {
     end(); // or each further try would leave one behind
     throw error;

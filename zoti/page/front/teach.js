@@ -19,11 +19,12 @@ const panel = (subjects) => `
     <label class="zoti-from" hidden>starting from <select class="zoti-noun"></select></label></div>
   <div class="zoti-own" hidden><canvas class="zoti-thing"></canvas>
     <div data-own="emoji"><label>Type it, or paste it <input type="text" class="zoti-emoji" value="🦩" autocomplete="off"></label></div>
-    <div data-own="drawing"><label>Colour <input type="color" class="zoti-colour" value="#c2410c"></label>
-      <label>Pen <input type="range" class="zoti-pen" min="4" max="64" value="28"></label>
-      <button type="button" class="zoti-wipe">Wipe</button></div>
     <div data-own="picture"><label>Choose it, or drop it here <input type="file" class="zoti-file" accept="image/*"></label>
-      <label>How much of its ground to take away <input type="range" class="zoti-near" min="0" max="128" value="32"></label></div></div>
+      <label>How much of its ground to take away <input type="range" class="zoti-near" min="0" max="128" value="32"></label></div>
+    <div data-own="drawing picture"><label>Pen <input type="range" class="zoti-pen" min="4" max="64" value="28"></label>
+      <label>It <select class="zoti-does"><option value="draws">draws</option><option value="rubs">rubs out</option></select></label>
+      <label>in <input type="color" class="zoti-colour" value="#c2410c"></label>
+      <button type="button" class="zoti-undo">Undo</button> <button type="button" class="zoti-wipe">Wipe</button></div></div>
   <div class="zoti-hands"><button type="button" class="zoti-go"></button>
     <button type="button" class="zoti-stop" hidden>Stop</button></div>
   <progress max="1" value="0" aria-label="how far it is" hidden></progress>
@@ -78,6 +79,7 @@ async function render({ model, el }) {
     if (aloud) part(".zoti-said").textContent = words;
   };
   const isOwn = () => what.value in OWN;
+  const byHand = () => what.value === "drawing" || what.value === "picture";
   const scene = () => `a {} ${PLACES.find((place) => !lesson.captions.some((caption) => caption.endsWith(place)))}`;
   const worded = (prompt, word) => prompt.replaceAll("{}", word).replaceAll(lesson.word, word);
 
@@ -88,13 +90,12 @@ async function render({ model, el }) {
     [lesson, begun] = [null, false];
     const kind = what.value;
     own.hidden = !isOwn();
-    own.querySelectorAll("[data-own]").forEach((one) => { one.hidden = one.dataset.own !== kind; });
-    const draws = kind === "drawing";
-    if (draws) sheet.tabIndex = 0;
+    own.querySelectorAll("[data-own]").forEach((one) => { one.hidden = !one.dataset.own.split(" ").includes(kind); });
+    if (byHand()) sheet.tabIndex = 0;
     else sheet.removeAttribute("tabindex");
-    sheet.setAttribute("role", draws ? "application" : "img");
-    sheet.setAttribute("aria-label", draws
-      ? "Your drawing: draw with a pointer or the arrow keys; with Shift they move the pen without drawing"
+    sheet.setAttribute("role", byHand() ? "application" : "img");
+    sheet.setAttribute("aria-label", byHand()
+      ? `Your ${kind}: use the pen with a pointer or the arrow keys; with Shift they only move it`
       : "Your own thing, cut out");
     from.hidden = shown.hidden = panels.hidden = form.hidden = part(".zoti-word").hidden = part(".zoti-picture").hidden = true;
     label();
@@ -118,11 +119,12 @@ async function render({ model, el }) {
       anew();
       if (!chosen) { tell("Choose a picture, or drop one here. It stays on this machine."); return; }
       put(cutOut(await picture(chosen), Number(near.value)));
-      tell("If too much of it is gone, or too little, move the slider.");
+      tell("If too much of it is gone, or too little, move the slider, or rub out what is left with the pen.");
     },
   };
-  drawing(sheet, () => what.value === "drawing"
-    && { colour: part(".zoti-colour").value, width: Number(part(".zoti-pen").value) }, anew);
+  const hand = drawing(sheet, () => byHand() && root.dataset.state !== "busy" && {
+    colour: part(".zoti-colour").value, width: Number(part(".zoti-pen").value), rub: part(".zoti-does").value === "rubs",
+  }, anew);
 
   async function choose() {
     try {
@@ -293,7 +295,11 @@ async function render({ model, el }) {
     lesson.foreign = true;
   }
 
-  what.addEventListener("change", choose);
+  what.addEventListener("change", () => {
+    hand.forget();
+    part(".zoti-does").value = what.value === "picture" ? "rubs" : "draws";
+    choose();
+  });
   way.addEventListener("change", () => { begun = false; label(); });
   noun.addEventListener("change", () => busy(async () => {
     begun = false;
@@ -301,15 +307,19 @@ async function render({ model, el }) {
     tell(`Its word will start from “${lesson.noun}”.`);
   }));
   part(".zoti-emoji").addEventListener("input", puts.emoji);
-  part(".zoti-wipe").addEventListener("click", puts.drawing);
-  near.addEventListener("change", choose);
-  file.addEventListener("change", () => { chosen = file.files[0]; choose(); });
+  part(".zoti-wipe").addEventListener("click", () => { hand.keep(); wipe(); anew(); });
+  part(".zoti-undo").addEventListener("click", () => {
+    if (hand.undo()) anew();
+    else tell("There is nothing to take back.");
+  });
+  near.addEventListener("change", () => { hand.keep(); choose(); });
+  file.addEventListener("change", () => { chosen = file.files[0]; hand.forget(); choose(); });
   root.addEventListener("dragover", (event) => event.preventDefault());
   root.addEventListener("drop", (event) => {
     event.preventDefault();
     if (root.dataset.state === "busy" || !event.dataTransfer.files.length) return;
     [what.value, chosen] = ["picture", event.dataTransfer.files[0]];
-    choose();
+    what.dispatchEvent(new Event("change"));
   });
   go.addEventListener("click", () => busy(teach));
   stop.addEventListener("click", () => halt());

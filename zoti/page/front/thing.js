@@ -3,6 +3,7 @@
 
 export const SIZE = 256;
 const LARGEST = 40e6; // pixels of a picture; beyond, a phone's memory is at stake
+const PAST = 30; // strokes that can be taken back, a quarter of a megabyte each
 
 const blank = (side = SIZE) => Object.assign(document.createElement("canvas"), { width: side, height: side });
 
@@ -98,18 +99,32 @@ export function cutOut(thing, near) {
 }
 
 // Makes a canvas one to draw on, with a pointer or with the arrow keys (Shift moves the pen without drawing).
-// how() tells { colour, width }, or nothing while there is no drawing; done is called after each stroke.
+// how() tells { colour, width, rub }, or nothing while there is no drawing; rub: take away instead. done is called after
+// each stroke. What comes back: keep() notes what is there, as every stroke does; undo() brings back what was noted last
+// and says whether there was anything; forget() ends all that.
 export function drawing(canvas, how, done) {
   Object.assign(canvas, { width: SIZE, height: SIZE });
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  const past = [];
   let [at, down] = [[SIZE / 2, SIZE / 2], false];
+  const keep = () => {
+    past.push(pen.getImageData(0, 0, SIZE, SIZE));
+    if (past.length > PAST) past.shift();
+  };
+  const undo = () => {
+    const last = past.pop();
+    if (last) pen.putImageData(last, 0, 0);
+    return Boolean(last);
+  };
   const line = (to) => {
-    const { colour, width } = how();
+    const { colour, width, rub } = how();
     Object.assign(pen, { strokeStyle: colour, lineWidth: width, lineCap: "round", lineJoin: "round" });
+    pen.globalCompositeOperation = rub ? "destination-out" : "source-over";
     pen.beginPath();
     pen.moveTo(...at);
     pen.lineTo(...(at = to));
     pen.stroke();
+    pen.globalCompositeOperation = "source-over";
   };
   const place = ({ clientX, clientY }) => {
     const box = canvas.getBoundingClientRect();
@@ -119,7 +134,8 @@ export function drawing(canvas, how, done) {
     if (!how()) return;
     canvas.setPointerCapture(event.pointerId);
     [at, down] = [place(event), true];
-    line(at);
+    keep();
+    line([at[0] + 0.01, at[1]]); // where it does not move at all, a canvas strokes nothing, and a click is a dot
   });
   canvas.addEventListener("pointermove", (event) => { if (down) line(place(event)); });
   for (const end of ["pointerup", "pointercancel"]) {
@@ -132,6 +148,7 @@ export function drawing(canvas, how, done) {
     event.preventDefault();
     const to = way.map((step, i) => Math.min(Math.max(at[i] + step, 0), SIZE));
     if (event.shiftKey) at = to;
-    else { line(to); done(); }
+    else { keep(); line(to); done(); }
   });
+  return { keep, undo, forget: () => { past.length = 0; } };
 }
