@@ -123,7 +123,12 @@ function showAllCode() {
 addEventListener("DOMContentLoaded", async () => {
   enlarge();
   showAllCode();
+  const { dataset } = document.documentElement;
+  let theme = dataset.theme;
+  addEventListener("afterprint", () => { dataset.theme = theme; });
   addEventListener("beforeprint", () => {
+    theme = dataset.theme;
+    dataset.theme = "light"; // paper is white
     document.querySelectorAll("div.cell details.hide").forEach((details) => { details.open = true; });
     document.querySelectorAll("div.cell.tag_setup").forEach((cell) => { cell.hidden = false; });
   });

@@ -79,7 +79,7 @@ def _svg(figure: mpl.figure.Figure, alt: str, follow: Follow | None, which: str)
     body = re.sub(r"font: ((?:(?:italic|oblique|bold|[1-9]00) )*)([\d.]+)px [^;\"]*", _font, body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     body = body.replace("xlink:href", "href")  # in a page without that prefix
-    body = re.sub(r"\n\s*", "\n", body)  # indentation is a tenth of the weight
+    body = _light(body)
     width, height = (float(side) for side in figure.get_size_inches())
     css = f"width:100%;max-width:{width * _PIXELS:.0f}px;height:auto" + ";display:none" * (which == "zoti-narrow")
     return (
@@ -87,6 +87,30 @@ def _svg(figure: mpl.figure.Figure, alt: str, follow: Follow | None, which: str)
         f'aria-label="{html.escape(alt)}" font-size="10" stroke-linejoin="round" stroke-linecap="butt">'
         f"{body.strip()}{_dot(figure, *follow) if follow else ''}</svg>"
     )
+
+
+def _light(body: str) -> str:
+    """The same drawing in two thirds of the letters: without what cannot be seen, and to a hundredth of a point.
+
+    >>> _light('<g><g id="a">\\n <path d="M 1.23456 2 \\nL 3 4" style="stroke: red"/>\\n</g></g><text>0.12345</text>')
+    '<g id="a"><path d="M 1.23 2 L 3 4" style="stroke: red"/></g><text>0.12345</text>'
+    """
+
+    def tag(found: re.Match[str]) -> str:
+        told = " ".join(found[0].split())
+        if "scale(" in told or "matrix(" in told:  # there every digit counts
+            return told
+        return re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), told)
+
+    body = re.sub(r"<[^>]+>", tag, body)
+    body = re.sub(r'<path [^>]*style="fill: none"/>| transform="rotate\(-?0 [^)]*\)"', "", body)
+    parts, named = [], []  # a group without attributes groups nothing
+    for part in re.split(r"(</?g\b[^>]*>)", body):
+        if part.startswith("<g"):
+            named.append(part != "<g>")
+        keep = named.pop() if part == "</g>" else named[-1] if part.startswith("<g") else True
+        parts.append(part * keep)
+    return re.sub(r">\s+<", "><", "".join(parts)).replace("<defs></defs>", "")
 
 
 def _font(found: re.Match[str]) -> str:

@@ -39,6 +39,15 @@ def test_colours_and_letters_are_the_pages(plot):
     assert ">loss</text>" in svg and "font-size: 10px" in svg
 
 
+def test_a_drawing_says_nothing_that_cannot_be_seen(plot):
+    fig, ax = plot
+    ax.text(1, 2, "0.123456", fontsize=9)
+    svg = drawing(fig, "a line")
+    assert "<g>" not in svg and "rotate(-0" not in svg and not re.search(r">\s+<", svg)
+    assert not re.search(r'<path [^>]*style="fill: none"/>', svg)
+    assert all(len(told) <= 2 for told in re.findall(r"<[^>]*\d\.(\d+)", svg)) and ">0.123456</text>" in svg
+
+
 def test_two_drawings_of_a_page_share_no_id(plot):
     first = drawing(plot[0], "a line")
     fig, ax = plt.subplots()
