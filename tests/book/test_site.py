@@ -1,4 +1,4 @@
-"""The built site, read as its readers do: offline, by mouse, keys and finger, by night, on a phone, on paper, by ear."""
+"""The built site, read as its readers do: offline, by every hand, by night, on a phone, on paper, by ear."""
 
 import gzip
 import importlib.util
@@ -128,6 +128,21 @@ def by_keys(page, element):
 HANDS = {"mouse": by_mouse, "finger": by_finger, "keys": by_keys}
 
 
+def end(slider, last):
+    """Where in the window a slider's track begins, or ends."""
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    return box["x"] + (box["width"] - 8 if last else 8), box["y"] + box["height"] / 2
+
+
+# Ways to move a slider: up where it stands at its beginning, else down.
+SLIDES = {
+    "keys": lambda page, slider, up: slider.press("ArrowRight" if up else "ArrowLeft"),
+    "mouse": lambda page, slider, up: page.mouse.click(*end(slider, up)),
+    "finger": lambda page, slider, up: page.touchscreen.tap(*end(slider, up)),
+}
+
+
 def unfold(page):
     """All that is covered or folded, asked for all the same."""
     page.evaluate("""() => {
@@ -137,7 +152,6 @@ def unfold(page):
     }""")
 
 
-# What an explorer shows: pictures in sight by their alt text and source, and where the dots of its plots stand.
 # All that an explorer shows but its sliders: pictures, drawings, words.
 SHOWN = """explorer => [...explorer.querySelectorAll("img, svg, .zoti-screen")]
     .filter(e => e.getClientRects().length)
@@ -163,15 +177,14 @@ WRITTEN = """() => [...document.querySelectorAll(
 # What stands out of the window, or has words or pictures that its own edge cuts off. On paper nothing can be scrolled.
 CUT = """(paper) => {
     const cut = [], wide = document.documentElement.clientWidth + 1;
+    const moves = (e) => !paper && /auto|scroll/.test(getComputedStyle(e).overflowX);
+    const held = (e) => e !== document.body && (moves(e) || (e.parentElement && held(e.parentElement)));
     for (const e of document.querySelectorAll(".bd-main *, .bd-footer *")) {
-        const style = getComputedStyle(e), box = e.getBoundingClientRect();
-        if (!box.width || style.clipPath !== "none" || e.closest(".bd-sidebar-secondary, svg *, math *, .zoti-said")) continue;
-        const moves = /auto|scroll/.test(style.overflowX);
-        if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth && style.overflowX !== "visible" && (paper || !moves))
+        const box = e.getBoundingClientRect(), { clipPath, overflowX } = getComputedStyle(e);
+        if (!box.width || clipPath !== "none" || e.closest(".bd-sidebar-secondary, svg *, math *")) continue;
+        if (e.clientWidth && e.scrollWidth > e.clientWidth + 1 && overflowX !== "visible" && !moves(e))
             cut.push(`cut off: ${e.outerHTML.slice(0, 200)}`);
-        let held = paper ? null : e.parentElement;
-        while (held && !/auto|scroll/.test(getComputedStyle(held).overflowX)) held = held.parentElement;
-        if ((box.left < -1 || box.right > wide) && !(held && held !== document.documentElement && held !== document.body))
+        if ((box.left < -1 || box.right > wide) && !held(e.parentElement))
             cut.push(`stands out: ${e.outerHTML.slice(0, 200)}`);
     }
     return cut;
@@ -243,6 +256,19 @@ def test_a_chapter_has_its_number_wherever_it_is_named(page):
 # ---- The same visit: everything that answers is used -----------------------------------------------------------------
 
 
+def test_solutions_are_closed_until_asked_for_and_count_within_their_page(page):
+    count = page.locator(".exercise").count()
+    assert count == page.locator(".solution").count()
+    for kind in (".exercise", ".solution"):
+        titles = page.locator(f"{kind} > .admonition-title").all_text_contents()
+        assert [int(re.search(r"Exercise (\d+)", title)[1]) for title in titles] == [*range(1, count + 1)]
+    for solution, use in zip(page.locator(".solution").all(), [*HANDS.values()] * count, strict=False):
+        answer = solution.locator("section")
+        assert not answer.is_visible()
+        use(page, solution.locator(".toggle-button"))
+        answer.wait_for(state="visible")
+
+
 def test_every_prediction_is_answered_and_marked_by_every_hand(page):
     questions, covered = page.locator("[data-module=predict]"), page.locator(".zoti-covered")
     verdicts, hidden = page.locator(".zoti-verdict"), covered.count()
@@ -267,21 +293,9 @@ def test_every_slider_is_moved_by_every_hand(page):
         assert sliders, "an explorer without a slider"
         for slider in sliders:
             assert slider.get_attribute("aria-label"), "a slider without a name"
-            slider.scroll_into_view_if_needed()
-
-            def at(share, slider=slider):
-                box = slider.bounding_box()
-                return box["x"] + 4 + share * (box["width"] - 8), box["y"] + box["height"] / 2
-
-            start = float(slider.input_value()) > float(slider.get_attribute("min"))
-            moves = {
-                "keys": lambda: slider.press("ArrowLeft" if start else "ArrowRight"),
-                "mouse": lambda: page.mouse.click(*at(0 if not start else 1)),
-                "finger": lambda: page.touchscreen.tap(*at(1 if not start else 0)),
-            }
-            for hand, move in moves.items():
+            for hand, move in SLIDES.items():
                 before, value = explorer.evaluate(SHOWN), slider.get_attribute("aria-valuetext")
-                move()
+                move(page, slider, slider.input_value() == slider.get_attribute("min"))
                 page.wait_for_timeout(50)
                 after = explorer.evaluate(SHOWN)
                 assert slider.get_attribute("aria-valuetext") != value, f"{hand}: the value isn't said"
@@ -336,21 +350,6 @@ def test_every_card_leads_to_itself_and_every_picture_is_enlarged(page):
             assert page.locator(".zoti-large").evaluate("dialog => dialog.open")
             page.keyboard.press("Escape")
     assert not page.errors
-
-
-def test_solutions_are_closed_until_asked_for_and_count_within_their_page(page):
-    page.reload()
-    page.wait_for_function("document.documentElement.dataset.zoti == 'ready'")
-    count = page.locator(".exercise").count()
-    assert count == page.locator(".solution").count()
-    for kind in (".exercise", ".solution"):
-        titles = page.locator(f"{kind} > .admonition-title").all_text_contents()
-        assert [int(re.search(r"Exercise (\d+)", title)[1]) for title in titles] == [*range(1, count + 1)]
-    for solution, use in zip(page.locator(".solution").all(), [*HANDS.values()] * count, strict=False):
-        answer = solution.locator("section")
-        assert not answer.is_visible()
-        use(page, solution.locator(".toggle-button"))
-        answer.wait_for(state="visible")
 
 
 # ---- The same visit: all of it looked at -----------------------------------------------------------------------------
