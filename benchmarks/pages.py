@@ -1,4 +1,4 @@
-"""The book's table: `python benchmarks/site.py`, once the book is built. A minute of one idle core, and Chromium.
+"""The book's table: `python benchmarks/pages.py`, once the book is built. A minute of one idle core, and Chromium.
 
 Every page as a reader gets it who comes for the first time, over a line of 9 Mbit/s and 40 ms that Chromium feigns,
 from a host that compresses: all that crosses the wire, what stands in the page itself, its elements, and the seconds
