@@ -36,7 +36,7 @@ def write(name: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from zoti.ledger import architecture
-    from zoti.model import CONFIGS, clip_tokenizer
+    from zoti.model import CONFIGS, clip_tokenizer, trim
 
     model, published = architecture(name, "float16"), CONFIGS[name]
     second = len(published.texts) > 1
@@ -55,6 +55,8 @@ def write(name: str, folder: Path) -> None:
     published.scheduler().save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", published.schedule.__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
+    del noise, held
+    trim()
 
 
 def _noise(shape):

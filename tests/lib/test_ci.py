@@ -43,7 +43,8 @@ def test_both_ends_of_versions_links_and_colab_are_tried_every_week():
     tried = {one["resolution"]: one["python"] for one in JOBS["versions"]["strategy"]["matrix"]["include"]}
     assert set(tried) == {"lowest-direct", "highest"}
     assert f'requires-python = ">={tried["lowest-direct"]}"' in (ROOT / "pyproject.toml").read_text()
-    assert ".ci/versions ${{ matrix.resolution }}" in JOBS["versions"]["steps"][-1]["run"]
+    # whose test, of INT4's kernel, is skipped where it is missing
+    assert ".ci/versions ${{ matrix.resolution }} 'triton>=" in JOBS["versions"]["steps"][-1]["run"]
     assert "book/*.ipynb" in JOBS["colab"]["steps"][-1]["run"], "every notebook, the index too"
     (links,) = [step for _, step in STEPS if step.get("run") == "make links"]
     assert "schedule" in links["if"]
