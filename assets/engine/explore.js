@@ -42,4 +42,10 @@ export class Explorer {
     const exact = seen.directional.map((_, i) => dot(gradient, e.subarray(i * theta.length)));
     return { ...seen, exact };
   }
+
+  // One step of ZOODiP on the page's first lesson: the next one of the run that goes on, or the first of another.
+  async step({ seed, anew }) {
+    if (anew) this.walk = this.pupil.run(this.pupil.lessons[0], { method: "zoodip", seed, steps: Infinity });
+    return (await this.walk.next()).value;
+  }
 }

@@ -65,16 +65,25 @@ export class Pupil {
     return left.map(({ noun }) => noun);
   }
 
-  // What the word is judged by: its pictures, each under its caption.
-  async objective() {
-    const { lesson, facts, settings } = this;
-    const ids = lesson.captions.map((caption) => this.tokenizer.ids(caption.replaceAll("{}", lesson.word)));
+  // What a lesson's word is judged by: its pictures, each under its caption.
+  async objective(lesson = this.lesson) {
+    const { facts, settings } = this;
+    const knows = this.tokenizer.knowing(lesson.word, facts.rows);
+    const ids = lesson.captions.map((caption) => knows.ids(caption.replaceAll("{}", lesson.word)));
     const latents = await this.model.encode(lesson.pictures.map((text) => planes(text, facts.side)));
     return new DenoisingLoss(this.model, ids, latents, new PartialUniform(settings.low, settings.high));
   }
 
-  // A run, as `invert` yields it. method: "zoodip", or "gauss-newton", which needs fewer passes.
-  async *learn({ method = "gauss-newton", steps, seed = 0, chance = new Chance(seed) }) {
+  // A run, as `invert` yields it, after which the word is what it has become.
+  async *learn(how) {
+    for await (const step of this.run(this.lesson, how)) {
+      this.word = step.theta;
+      yield step;
+    }
+  }
+
+  // A run of any lesson, of which nothing is kept. method: "zoodip", or "gauss-newton", which needs fewer passes.
+  async *run(lesson, { method = "gauss-newton", steps, seed = 0, chance = new Chance(seed) }) {
     const { mu, lr, steps: usual, directions: { rows, length } } = this.settings;
     const how = {
       zoodip: () => ({
@@ -85,10 +94,7 @@ export class Pupil {
       }),
     }[method];
     if (!how) throw new RangeError(`no method ${method}; there are zoodip and gauss-newton`);
-    for await (const step of invert(await this.objective(), this.initial, { ...how(), chance })) {
-      this.word = step.theta;
-      yield step;
-    }
+    yield* invert(await this.objective(lesson), this.known(lesson.noun), { ...how(), chance });
   }
 
   // The word as the file that diffusers and zoti read, learned_embeds.safetensors.

@@ -21,7 +21,7 @@ import torch
 
 from tests.book.chromium import CHROMIUM, Chromium
 from tests.helpers import generator
-from zoti import ConceptToken, DenoisingLoss, PartialUniform, Uniform, cache_latents, load_pipeline
+from zoti import ConceptToken, DenoisingLoss, PartialUniform, Uniform, ZOAdam, cache_latents, load_pipeline
 from zoti.data import load_subject
 from zoti.objective import Draw
 from zoti.page import FRONT, Html, number, scene
@@ -79,6 +79,17 @@ def sloped(objective):
     return scene("slopes", real_loss(objective, draw, theta, gradient), Html("", "")), draw, gradient
 
 
+@pytest.fixture(scope="module")
+def stepped(objective):
+    """Chapter 5's figure; its axes, and some goal in the place of backpropagation's word."""
+    start = objective.token.initial
+    goal = start + torch.randn(start.shape, generator=generator(5))
+    packed, seen_from = own("05", "packed", "seen_from", base64=base64, torch=torch)
+    recorded = seen_from(start, goal, torch.stack([start, goal, start + 1]))
+    state = {"start": packed(start), "towards": packed(goal - start), "runs": [recorded.tolist()]}
+    return scene("steps", state, Html("", "")), lambda words: seen_from(start, goal, words)
+
+
 # ---- A reader ------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +133,7 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, believed, sloped):
+def reader(tmp_path_factory, believed, sloped, stepped):
     spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
     engine = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +145,7 @@ def reader(tmp_path_factory, believed, sloped):
     modules = {path.stem: path.read_text() for path in FRONT.glob("*.js")}
     (static / "zoti-modules.js").write_text(f"window.zotiModules = {json.dumps(modules)};\n")
     scripts = "".join(f'<script src="_static/{name}.js"></script>' for name in ("zoti-modules", "zoti"))
-    figures = "".join(figure[0].markup() for figure in (believed, sloped))
+    figures = "".join(figure[0].markup() for figure in (believed, sloped, stepped))
     (site / "page.html").write_text(
         '<!doctype html><meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
         f"<style>{(FRONT / 'page.css').read_text()}</style>{scripts}<article>{figures}</article>"
@@ -248,6 +259,52 @@ def test_a_step_too_short_or_too_long_spoils_the_same_slopes(reader):
     assert at[0] > max(at[1:]) + 0.01, at
     reader.press(SLOPES, ".zoti-dice")
     assert len(dots(reader)) == 2 and fact(reader, SLOPES, "forward passes") == "3; 0"
+
+
+# ---- Chapter 5: a step at a click ----------------------------------------------------------------------------------
+
+STEPS = '[data-module="steps"]'
+TAKEN = f"document.querySelectorAll('{STEPS} :is(.zoti-new, .zoti-now)').length"
+
+
+def test_steps_at_a_click_are_zotis(reader, objective, stepped):
+    told = [reader.press(STEPS, ".zoti-load"), reader.press(STEPS, '[data-n="1"]'), reader.press(STEPS, '[data-n="1"]')]
+    assert [re.findall(r"Step (\d+).* (\d+) forward", one) for one in told] == [
+        [("1", "3")],
+        [("2", "6")],
+        [("3", "9")],
+    ]
+    latents, theta, adam = objective.latents, objective.token.initial, ZOAdam()
+    state, m, d = adam.init(theta), latents.mean[0].numel(), theta.numel()
+    drawn = [f"integer(0, {len(latents)})", f"normals({m})", f"normals({m})", "integer(500, 900)", f"normals({2 * d})"]
+    chance = reader.chance(0, *drawn * 3)
+    losses, words = [], []
+    for image, its, noise, t, e in (chance[i : i + 5] for i in (0, 5, 10)):
+        e = torch.tensor(e).view(2, *theta.shape)
+        z = latents.mean[[image]] + latents.std[[image]] * torch.tensor(its).view_as(latents.mean[[image]])
+        draw = Draw(image, torch.tensor([t]), z, torch.tensor(noise).view_as(z))
+        with torch.no_grad():
+            here, *there = objective(torch.cat([theta[None], theta + 1e-3 * e]), draw)
+        grad = ((torch.stack(there) - here)[:, None, None] / 1e-3 * e).mean(0)
+        theta, state = adam.update(grad, theta, state)
+        losses, words = [*losses, float(here)], [*words, theta]
+    titles = f"[...document.querySelectorAll('{STEPS} :is(.zoti-new, .zoti-now) title')].map(t => t.textContent)"
+    shown = [re.findall(r"-?\d+\.\d+", title.replace("−", "-")) for title in reader.window.ask(titles)]
+    shown = torch.tensor([[float(x) for x in one] for one in shown])
+    torch.testing.assert_close(shown[:, 0], torch.tensor(losses), atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(shown[:, 1:], stepped[1](torch.stack(words)), atol=1e-3, rtol=0)
+    assert (shown[:, 2].diff() > 0.01).all()  # it has gone somewhere
+
+
+def test_ten_steps_the_start_again_and_other_dice(reader):
+    first = f"document.querySelector('{STEPS} :is(.zoti-new, .zoti-now) title').textContent"
+    seen = reader.window.ask(first)
+    assert reader.press(STEPS, '[data-n="10"]').startswith("Step 13:") and reader.window.ask(TAKEN) == 13
+    assert fact(reader, STEPS, "backward") == "0" and fact(reader, STEPS, "forward") == "39"
+    reader.press(STEPS, ".zoti-again")
+    assert reader.window.ask(TAKEN) == 1 and reader.window.ask(first) == seen
+    reader.press(STEPS, ".zoti-dice")
+    assert reader.window.ask(TAKEN) == 1 and reader.window.ask(first) != seen
 
 
 def test_no_error_and_nothing_sent(reader):
