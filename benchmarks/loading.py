@@ -156,7 +156,8 @@ def stock_reads(token, theta, folder: Path) -> None:
     rows = [e.get_input_embeddings().weight[t.convert_tokens_to_ids(token.word)] for t, e in encoders]
     assert torch.equal(torch.cat(rows), theta[0].to(rows[0].dtype)), "stock diffusers has another word"
     with torch.no_grad():
-        word, noun = (stock.encode_prompt(f"a {it}", "cpu", 1, False)[0] for it in (token.word, "dog"))
+        options = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        word, noun = (stock.encode_prompt(f"a {it}", **options)[0] for it in (token.word, "dog"))
     assert not torch.equal(word, noun), "stock diffusers does not hear the word"
 
 
