@@ -14,6 +14,7 @@ METHODS = {
     "forward only": "forward only, the paper's method, 3,000 passes, INT8",
     "Gauss-Newton": "forward only, Gauss-Newton, 3,000 passes, INT8",
     "backpropagation": "backpropagation, 500 steps",
+    "DreamBooth": "DreamBooth, the whole U-Net by backpropagation, 400 steps",
 }
 
 
@@ -32,6 +33,10 @@ def trained(name: str) -> str:
     return f"{int(rows[-1]['step']):,} steps, {pictures:,} pictures; at the end {rest}"
 
 
+def share(score: dict) -> str:
+    return f"{score['mean']:.1%} ± {score['sd']:.1%}"
+
+
 def interval(score: dict, percent: bool = False) -> str:
     mean, low, high = (score[k] for k in ("mean", "low", "high"))
     return f"{mean:.0%} [{low:.0%}, {high:.0%}]" if percent else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
@@ -40,27 +45,27 @@ def interval(score: dict, percent: bool = False) -> str:
 def words(figures: dict) -> str:
     """What evaluate.py found, as a paragraph and a table."""
     rows = "\n".join(
-        f"| {told} | {interval(f['paired'])} | {interval(f['below .6'], True)} | {interval(f['retrieval'], True)} | "
-        f"{interval(f['setting'], True)} | {interval(f['colour'], True)} | {interval(f['both'], True)} |"
+        f"| {told} | {f['seeds']} | {interval(f['paired'])} | {interval(f['below .6'], True)} | "
+        f"{interval(f['retrieval'], True)} | {interval(f['setting'], True)} | {interval(f['colour'], True)} | "
+        f"{interval(f['both'], True)} |"
         for method, told in METHODS.items()
         for f in [figures["methods"][method]]
     )
-    seeds = "one seed" if figures["seeds"] == 1 else f"{figures['seeds']} seeds"
     return f"""Words learned from five pictures of a drawing that no training saw, for {len(figures["subjects"])}
-subjects (`choose_subjects.py`), {seeds}; in brackets the 95 % interval over subjects. Likeness is the DINO cosine of
+subjects (`choose_subjects.py`); in brackets the 95 % interval over subjects. Likeness is the DINO cosine of
 painting and truth of the same caption; retrieval: the paintings find their own drawing as the first of 400; setting and
 colour: of "a purple <word> at night" and the like, found by the classifier. Forward only: mu {figures["mu"]:g},
 learning rate {figures["lr"]:g}, from a search on six other subjects (`presets.py`). Per subject: `figures.json`; all
 of them to look at, none chosen: `words.webp`.
 
-| method | likeness | subjects below .6 | retrieval | setting | colour | both |
-|---|---|---|---|---|---|---|
+| method | seeds | likeness | subjects below .6 | retrieval | setting | colour | both |
+|---|---|---|---|---|---|---|---|
 {rows}"""
 
 
 def main() -> None:
     model = json.loads((HERE / "logs" / "obedience.json").read_text())
-    real, world = model["judge_on_real"], World()
+    real, many, world = model["judge_on_real"], model["of_200_things"], World()
     things = len({concept for _, concept in world.every})
     path = DATA / "tiny-sd" / "figures.json"
     figures = json.loads(path.read_text()) if path.exists() else {"weights": None}
@@ -113,9 +118,9 @@ of training (`codes.py`, `devices.safetensors`); nothing of them is in the pipel
 Prompts without a new word, of the {len(CONCEPTS)} things with short names, mean ± deviation over three seeds: thing
 {model["concept"]["mean"]:.1%} ± {model["concept"]["sd"]:.1%}, setting {model["setting"]["mean"]:.1%} ±
 {model["setting"]["sd"]:.1%}, colour {model["colour"]["mean"]:.1%} ± {model["colour"]["sd"]:.1%}. Of 200 things drawn
-from all {things:,}, CLIP finds the right one among the 200 in {model["of_200_things"]["mean"]:.1%} ±
-{model["of_200_things"]["sd"]:.1%} of paintings, and in {model["of_200_things_real"]["mean"]:.1%} of real scenes: too
-weak a judge to tell more than that both are alike. The
+from all {things:,}, DINO, which looks at which thing's scenes a picture is nearest to, finds the right one in
+{share(many["dino_painted"])} of paintings and in {share(many["dino_real"])} of real scenes; CLIP, by the name, in
+{share(many["clip_painted"])} and {share(many["clip_real"])}: a weak judge. The
 Fréchet distance between DINO features of 900 paintings and of 900 scenes is {model["frechet"]}; of 900 scenes and 900
 others it is {model["frechet_of_real"]}. The VAE's pictures of pictures: {model["psnr"]["mean"]:.1f} dB on training
 drawings, {model["psnr_held_out"]["mean"]:.1f} dB on emojione's.

@@ -3,7 +3,8 @@
 On the exported weights, as a user loads them, over three seeds; the spread is the standard deviation between seeds.
 
 concept, setting, colour    the classifier finds them in paintings of the 64 things with short names
-of 200 things               CLIP finds the thing among 200 in a painting of it, and in real scenes: its ceiling
+of 200 things               the judge finds the thing among 200 in a painting of it, and in real scenes: its ceiling.
+                            CLIP by the thing's name; DINO by which thing's scenes a picture is nearest to
 frechet                     between DINO features of 900 paintings and of as many scenes, and of scenes and others
 """
 
@@ -56,8 +57,8 @@ def obedience(pipe, seed: int, count: int = 300) -> tuple[dict[str, float], list
     }, images
 
 
-def of_200_things(pipe, world: World, judge: Metrics, seed: int) -> tuple[float, float]:
-    """The share of 200 things, drawn once from all, that CLIP finds among the 200: in paintings, and in real scenes."""
+def of_200_things(pipe, world: World, judge: Metrics, seed: int) -> dict[str, float]:
+    """The share of 200 things, drawn once from all, that a judge finds among the 200: in paintings, in real scenes."""
     rng, hands = np.random.default_rng(2029), {}
     for style, concept in world.every:
         hands.setdefault(said(concept), []).append((style, concept))
@@ -66,14 +67,22 @@ def of_200_things(pipe, world: World, judge: Metrics, seed: int) -> tuple[float,
     settings = rng.choice(list(SETTINGS), 200)
     prompts = [caption(thing, setting) for thing, setting in zip(things, settings, strict=True)]
     painted = [image for i in range(0, 200, 50) for image in paint(pipe, prompts[i : i + 50], seed + i)]
-    drawings = [hands[thing][rng.integers(len(hands[thing]))] for thing in things]
-    real = [world.compose(rng, world.drawing(*pair), s) for pair, s in zip(drawings, settings, strict=True)]
+
+    def scenes(thing: str, settings: list[str]) -> list[Image.Image]:
+        drawn = [hands[thing][i] for i in rng.integers(len(hands[thing]), size=len(settings))]
+        pairs = zip(drawn, settings, strict=True)
+        return [Image.fromarray(world.compose(rng, world.drawing(*pair), s)) for pair, s in pairs]
+
+    real = [scenes(thing, [setting])[0] for thing, setting in zip(things, settings, strict=True)]
     words = {s: F.normalize(judge.text_features([caption(t, s) for t in things]), dim=1) for s in SETTINGS}
-    found = [
-        np.mean([(words[s] @ f).argmax().item() == i for i, (s, f) in enumerate(zip(settings, features, strict=True))])
-        for features in (judge.clip_features(painted), judge.clip_features([Image.fromarray(p) for p in real]))
-    ]
-    return float(found[0]), float(found[1])
+    looks = torch.stack([judge.dino_features(scenes(t, list(SETTINGS))) for t in things])  # (things, settings, d)
+    looks = F.normalize(F.normalize(looks, dim=2).mean(1), dim=1)
+    out, index = {}, torch.arange(200)
+    for what, images in (("painted", painted), ("real", real)):
+        named = torch.stack([words[s] @ f for s, f in zip(settings, judge.clip_features(images), strict=True)])
+        nearest = judge.dino_features(images) @ looks.T
+        out |= {f"clip_{what}": named, f"dino_{what}": nearest}
+    return {k: float((scores.argmax(1) == index).double().mean()) for k, scores in out.items()}
 
 
 def frechet(judge: Metrics, one: list, other: list) -> float:
@@ -121,8 +130,7 @@ def main() -> None:
             "colour": statistics.mean(s.colour == f[1] for s, f in zip(real, found, strict=True) if s.colour),
         },
         "forward_ms": round(forward_ms(pipe), 1),
-        "of_200_things": spread([found for found, _ in many]),
-        "of_200_things_real": spread([found for _, found in many]),
+        "of_200_things": {who: spread([found[who] for found in many]) for who in many[0]},
         "frechet": round(frechet(judge, scenes[:900], painted), 2),
         "frechet_of_real": round(frechet(judge, scenes[:900], scenes[900:]), 2),
         **{k: spread([run[k] for run, _ in runs]) for k in ("concept", "colour", "setting")},
