@@ -49,7 +49,7 @@ def words(figures: dict) -> str:
         f"{interval(f['retrieval'], True)} | {interval(f['setting'], True)} | {interval(f['colour'], True)} | "
         f"{interval(f['both'], True)} |"
         for method, told in METHODS.items()
-        for f in [figures["methods"][method]]
+        if (f := figures["methods"].get(method))
     )
     return f"""Words learned from five pictures of a drawing that no training saw, for {len(figures["subjects"])}
 subjects (`choose_subjects.py`); in brackets the 95 % interval over subjects. Likeness is the DINO cosine of

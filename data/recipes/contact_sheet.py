@@ -1,18 +1,18 @@
 """Show every subject's words side by side: `python contact_sheet.py` -> data/tiny-sd/words.webp, after evaluate.py.
 
 A row a subject; two of the five references, then the same two truth captions painted by the class word, by the words
-of both methods (seed 0), and as they truly are. No picture was chosen: each row shows the first and the ninth caption.
+of every method that figures.json has (seed 0), and as they truly are. No picture was chosen: each row shows the first
+and the ninth caption.
 """
 
 import json
 
-from evaluate import DATA, METHODS, WINDOW, shelf
+from evaluate import DATA, WINDOW, shelf
 from PIL import Image, ImageDraw, ImageFont
 
 from zoti.data import load_subject
 
 SHOWN = (0, 8)  # of the truth captions
-COLUMNS = ("references", *METHODS, "truth")
 GAP, NAME, HEAD = 14, 118, 26
 
 
@@ -25,17 +25,18 @@ def paintings(sheet: Image.Image, size: int) -> list[Image.Image]:
 def main() -> None:
     figures = json.loads((DATA / "tiny-sd" / "figures.json").read_text())
     folder, font = shelf(figures["mu"], figures["lr"], WINDOW), ImageFont.load_default(13)
-    names = list(figures["subjects"])
+    names, methods = list(figures["subjects"]), list(figures["methods"])
+    columns = ("references", *methods, "truth")
     size = load_subject(names[0]).references[0].width
     wide = 2 * size + 2 + GAP
-    out = Image.new("RGB", (NAME + len(COLUMNS) * wide, HEAD + len(names) * (size + 4)), "white")
+    out = Image.new("RGB", (NAME + len(columns) * wide, HEAD + len(names) * (size + 4)), "white")
     draw = ImageDraw.Draw(out)
-    for column, title in enumerate(COLUMNS):
+    for column, title in enumerate(columns):
         draw.text((NAME + column * wide, 6), title, "black", font)
     for row, name in enumerate(names):
         subject, y = load_subject(name), HEAD + row * (size + 4)
         draw.text((4, y + size // 2 - 8), name, "black", font)
-        painted = [Image.open(folder / f"{name}-{m.replace(' ', '-')}-0-truth.png").convert("RGB") for m in METHODS]
+        painted = [Image.open(folder / f"{name}-{m.replace(' ', '-')}-0-truth.png").convert("RGB") for m in methods]
         cells = [
             subject.references[:2],
             *(paintings(sheet, size) for sheet in painted),
