@@ -10,7 +10,6 @@ frechet                     between DINO features of 900 paintings and of as man
 
 import json
 import statistics
-import time
 
 import numpy as np
 import torch
@@ -95,18 +94,6 @@ def frechet(judge: Metrics, one: list, other: list) -> float:
     return float(distance.compute())
 
 
-def forward_ms(pipe, times: int = 100) -> float:
-    """Median milliseconds of one U-Net forward of batch 3 on all cores."""
-    z, t = torch.randn(3, 32, 8, 8), torch.tensor([500])
-    states, laps = pipe.encode_prompt("a fox", "cpu", 1, False)[0].repeat(3, 1, 1), []
-    with torch.inference_mode():
-        for _ in range(times):
-            began = time.perf_counter()
-            pipe.unet(z, t, states)
-            laps.append(time.perf_counter() - began)
-    return 1000 * statistics.median(laps)
-
-
 def main() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd")
     pipe.set_progress_bar_config(disable=True)
@@ -129,7 +116,6 @@ def main() -> None:
             "setting": sum(s.setting == f[2] for s, f in zip(real, found, strict=True)) / len(real),
             "colour": statistics.mean(s.colour == f[1] for s, f in zip(real, found, strict=True) if s.colour),
         },
-        "forward_ms": round(forward_ms(pipe), 1),
         "of_200_things": {who: spread([found[who] for found in many]) for who in many[0]},
         "frechet": round(frechet(judge, scenes[:900], painted), 2),
         "frechet_of_real": round(frechet(judge, scenes[:900], scenes[900:]), 2),
