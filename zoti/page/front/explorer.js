@@ -16,6 +16,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 function render({ model, el }) {
+  el.addEventListener("focusin", (e) => (e.target.dataset.lmSuppressShortcuts = "")); // or JupyterLab takes its keys
   const { axes, frames, fixed = [], said = [], play, goal } = model.get("state");
   const id = `zoti-explorer-${++made}-${Math.random().toString(36).slice(2, 7)}`;
   const root = element("div", { class: "zoti-explorer" });

@@ -78,6 +78,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 function render({ model, el }) {
+  el.addEventListener("focusin", (e) => (e.target.dataset.lmSuppressShortcuts = "")); // or JupyterLab takes its keys
   const state = model.get("state");
   const { box: [left, right, bottom, top], shades, places, ns, mus, rate } = state;
   const loss = landscape(state);

@@ -44,6 +44,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 function render({ model, el }) {
+  el.addEventListener("focusin", (e) => (e.target.dataset.lmSuppressShortcuts = "")); // or JupyterLab takes its keys
   const state = model.get("state");
   if (model.get("value") == null) model.set("value", state.start);
   const id = `zoti-ledger-${++made}-${Math.random().toString(36).slice(2, 7)}`;

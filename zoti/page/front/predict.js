@@ -37,6 +37,7 @@ export function verdict(answer, guess) {
 }
 
 function render({ model, el }) {
+  el.addEventListener("focusin", (e) => (e.target.dataset.lmSuppressShortcuts = "")); // or JupyterLab takes its keys
   const { name, question, choices, curve } = model.get("state");
   const root = document.createElement("div");
   root.className = "zoti-predict";
