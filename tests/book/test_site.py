@@ -191,6 +191,15 @@ CUT = """(paper) => {
 }"""
 
 
+def cut(page, paper: bool) -> list[str]:
+    """What `CUT` finds once the page has come to rest: after a change of size the theme's sidebars move for a while."""
+    for _ in range(20):
+        if not (found := page.evaluate(CUT, paper)):
+            break
+        page.wait_for_timeout(100)
+    return found
+
+
 def test_toc_is_found_whole():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     assert PAGES[0] == toc["root"] + ".html" and len(PAGES) == str(toc).count("'file':") + 1
@@ -299,7 +308,8 @@ def test_every_slider_is_moved_by_every_hand(page):
                 page.wait_for_timeout(50)
                 after = explorer.evaluate(SHOWN)
                 assert slider.get_attribute("aria-valuetext") != value, f"{hand}: the value isn't said"
-                assert after and after != before, f"{hand}: nothing changes: {before}"
+                nowhere = all("No time lies there" in told for told in after)  # chapter 7's, of many places
+                assert after and (after != before or nowhere), f"{hand}: nothing changes: {before}"
     assert not page.errors
 
 
@@ -408,9 +418,8 @@ def test_every_width_by_day_and_night(page, width):
     """Nothing is cut, and a page scrolls in one direction. How it looks is kept in _build/seen."""
     unfold(page)
     page.set_viewport_size({"width": width, "height": 900})
-    page.wait_for_timeout(50)
+    assert not cut(page, paper=False)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert not page.evaluate(CUT, False)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         file = SEEN / f"{width}-{scheme}" / page.name.replace("/", "-").replace(".html", ".jpg")
@@ -424,8 +433,8 @@ def test_paper_shows_all_code_and_everything_covered_and_cuts_no_line(page):
     hidden = page.evaluate("""[...document.querySelectorAll("div.cell:not(.tag_remove-cell) .cell_input pre")]
         .filter((code) => !code.closest(".solution") && !code.getClientRects().length).length""")
     assert not hidden
+    assert not cut(page, paper=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
-    assert not page.evaluate(CUT, True)
     for covered in page.locator(".zoti-covered").all():
         assert covered.evaluate("e => getComputedStyle(e).display") == "block"
 
