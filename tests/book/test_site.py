@@ -403,6 +403,7 @@ def test_nobody_is_kept_out(page, axe, scheme):
     unfold(page)
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")  # colours fade over
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
     # The sidebar is the same on every page.
