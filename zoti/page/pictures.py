@@ -38,7 +38,7 @@ class Html:
     >>> Html("<em>two</em>", "two")
     two
     >>> sorted(path.name for path in FRONT.glob("[ep]*.js"))
-    ['explorer.js', 'predict.js']
+    ['engine.js', 'explorer.js', 'predict.js']
     """
 
     markup: str
