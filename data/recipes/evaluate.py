@@ -57,6 +57,7 @@ DATA = HERE.parent
 PAIRED = 16  # of the 24 truths are in the drawing's own colours, and come first
 METHODS = ("class word", "forward only", "Gauss-Newton", "backpropagation", "DreamBooth")
 WINDOW = (500, 900)
+KEPT = ("paired", "rank", "setting", "colour", "both")  # of what is measured of a word
 
 
 def shelf(mu: float, lr: float, window: tuple[int, int]) -> Path:
@@ -225,8 +226,7 @@ def main() -> None:
         rows = [[found[name, method, seed] for seed in range(args.seeds)] for name in args.subjects]
         figures["methods"][method] = {"seeds": args.seeds} | summary(rows)
         for name, runs in zip(args.subjects, rows, strict=True):
-            kept = ("paired", "rank", "setting", "colour", "both")
-            figures["subjects"][name][method] = [{k: round(run[k], 4) for k in kept} for run in runs]
+            figures["subjects"][name][method] = [{k: round(run[k], 4) for k in KEPT} for run in runs]
     for method, scores in figures["methods"].items():
         print(method, scores)
     path.write_text(json.dumps(figures, indent=1) + "\n")

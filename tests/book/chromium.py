@@ -1,17 +1,12 @@
 """Chromium, driven by playwright, in the words of `tests.book.firefox`."""
 
-import asyncio
-import itertools
-import json
-import re
 import shutil
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from tornado.websocket import websocket_connect
+
+from tests.book.remote import Remote
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
@@ -68,37 +63,21 @@ class Chromium:
         self.playwright.stop()
 
 
-class Tabs:
+class Tabs(Remote):
     """Chromium without playwright, which keeps every page in front: a window with one tab that can be hidden."""
 
     def __init__(self):
-        self.loop, self.number = asyncio.new_event_loop(), itertools.count(1)
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        command = [CHROMIUM, "--headless", "--no-sandbox", f"--user-data-dir={self.profile.name}"]
-        self.process = subprocess.Popen(
-            [*command, "--remote-debugging-port=0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        found = next(filter(None, (re.search(r"listening on (ws://\S+)", line) for line in self.process.stderr)))
-        self.socket = self.wait(websocket_connect, found[1])
+        super().__init__()
+        options = ["--headless", "--no-sandbox", f"--user-data-dir={self.profile.name}", "--remote-debugging-port=0"]
+        self.start(CHROMIUM, *options)
         self.tab = self.do("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.do("Target.attachToTarget", targetId=self.tab, flatten=True)["sessionId"]
 
-    def wait(self, function, *arguments):
-        async def within():
-            return await function(*arguments)
-
-        return self.loop.run_until_complete(within())
-
     def do(self, method, **params):
-        sent = {"id": next(self.number), "method": method, "params": params}
-        inside = {} if method.startswith("Target.") else {"sessionId": self.session}
-        self.wait(self.socket.write_message, json.dumps(sent | inside))
-        while True:
-            told = json.loads(self.wait(self.socket.read_message))
-            if told.get("id") == sent["id"]:
-                if "error" in told:
-                    raise RuntimeError(f"{method}: {told['error']['message']}")
-                return told["result"]
+        told = self.send(method, params, **({} if method.startswith("Target.") else {"sessionId": self.session}))
+        if "error" in told:
+            raise RuntimeError(f"{method}: {told['error']['message']}")
+        return told["result"]
 
     def goto(self, address):
         self.do("Page.navigate", url=address)
@@ -116,11 +95,3 @@ class Tabs:
 
     def show(self):
         self.do("Target.activateTarget", targetId=self.tab)
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-        self.process.stderr.close()
-        self.loop.close()
-        self.profile.cleanup()

@@ -3,17 +3,12 @@
 Playwright drives only a Firefox of its own making; this one is what readers have.
 """
 
-import asyncio
-import itertools
 import json
-import re
 import shutil
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from tornado.websocket import websocket_connect
+from tests.book.remote import Remote
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 KEYS = {"ArrowRight": "\ue014", "ArrowLeft": "\ue012", "ArrowUp": "\ue013", "Tab": "\ue004", "Enter": "\ue007"}
@@ -23,48 +18,35 @@ OFFLINE = {"network.proxy.type": 1, "network.proxy.http": "127.0.0.1", "network.
            "network.proxy.ssl": "127.0.0.1", "network.proxy.ssl_port": 9}  # fmt: skip
 
 
-class Firefox:
+class Firefox(Remote):
     """One window. `do` sends a command of the standard; the rest are the few that a reader's hands need."""
 
     def __init__(self, width=1280, height=900):
-        self.loop, self.number = asyncio.new_event_loop(), itertools.count(1)
+        super().__init__()
         self.errors: list[str] = []
         self.asked: list[str] = []
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.downloads = Path(self.profile.name) / "downloads"
         prefs = {**OFFLINE, "browser.download.folderList": 2, "browser.download.dir": str(self.downloads)}
         said = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in prefs.items()]
         (Path(self.profile.name) / "user.js").write_text("".join(said))
-        command = [FIREFOX, "--headless", "--no-remote", "--profile", self.profile.name, "--remote-debugging-port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"WebDriver BiDi listening on (ws://\S+)", line):
-                break
-        self.socket = self.wait(websocket_connect, found[1] + "/session")
+        options = ["--headless", "--no-remote", "--profile", self.profile.name, "--remote-debugging-port", "0"]
+        self.start(FIREFOX, *options, path="/session")
         self.do("session.new", capabilities={})
         self.do("session.subscribe", events=["log.entryAdded", "network.beforeRequestSent"])
         self.window = self.do("browsingContext.getTree")["contexts"][0]["context"]
         self.do("browsingContext.setViewport", context=self.window, viewport={"width": width, "height": height})
 
-    def wait(self, function, *arguments):
-        async def within():
-            return await function(*arguments)
-
-        return self.loop.run_until_complete(within())
+    def heard(self, told):
+        if told.get("method") == "log.entryAdded" and told["params"]["level"] == "error":
+            self.errors.append(told["params"]["text"])
+        if told.get("method") == "network.beforeRequestSent":
+            self.asked.append(told["params"]["request"]["url"])
 
     def do(self, method, **params):
-        sent = next(self.number)
-        self.wait(self.socket.write_message, json.dumps({"id": sent, "method": method, "params": params}))
-        while True:
-            told = json.loads(self.wait(self.socket.read_message))
-            if told.get("method") == "log.entryAdded" and told["params"]["level"] == "error":
-                self.errors.append(told["params"]["text"])
-            if told.get("method") == "network.beforeRequestSent":
-                self.asked.append(told["params"]["request"]["url"])
-            if told.get("id") == sent:
-                if told["type"] == "error":
-                    raise RuntimeError(f"{method}: {told['message']}")
-                return told["result"]
+        told = self.send(method, params)
+        if told["type"] == "error":
+            raise RuntimeError(f"{method}: {told['message']}")
+        return told["result"]
 
     def goto(self, address):
         self.do("browsingContext.navigate", context=self.window, url=address, wait="complete")
@@ -110,11 +92,3 @@ class Firefox:
 
     def show(self):
         self.do("browsingContext.activate", context=self.window)
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-        self.process.stderr.close()
-        self.loop.close()
-        self.profile.cleanup()

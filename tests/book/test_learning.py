@@ -4,7 +4,6 @@ What its engine, assets/engine/, computes there is held against the library: the
 word, the same picture. What is downloaded is a word for zoti and for diffusers.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from PIL import Image, ImageDraw
 
 from tests.book.chromium import CHROMIUM, Chromium, Tabs
 from tests.book.firefox import FIREFOX, Firefox
+from tests.book.folder import lay
 from tests.helpers import generator
 from zoti import (
     ZOSGD,
@@ -39,7 +39,7 @@ from zoti import (
     sensitive_directions,
 )
 from zoti.data import load_subject
-from zoti.page import FRONT, lesson
+from zoti.page import lesson
 
 pytest.importorskip("onnxscript", reason="needs the engine's tools: pip install -e .[engine]")
 missing = not (CHROMIUM and FIREFOX) and not os.environ.get("CI")
@@ -251,27 +251,14 @@ def does(window, expression):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, zoodip, newton, painted):
     """A page with the panel, and beside it what a built site has; and the trial with what it is to be given."""
-    spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
-    engine = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "book")
-        spec.loader.exec_module(engine)
     site = tmp_path_factory.mktemp("site")
-    static = engine.bring(site, ROOT / "_build" / "engine").parent
-    shutil.copy(ROOT / "assets" / "zoti.js", static)
-    modules = {path.stem: path.read_text() for path in FRONT.glob("*.js")}
-    (static / "zoti-modules.js").write_text(f"window.zotiModules = {json.dumps(modules)};\n")
     given = {
         "prompts": five_hundred("<teapot>"), "zoodip": zoodip.told(), "newton": newton.told(),
         "painted": painted[0], "noise": painted[1].flatten().tolist(),
         "word": zoodip.steps[-1].theta.flatten().tolist(),
     }  # fmt: skip
-    (static / "trial.js").write_text(f"{TRIAL}\nwindow.given = {json.dumps(given)};\n")
-    scripts = "".join(f'<script src="_static/{name}.js"></script>' for name in ("zoti-modules", "zoti", "trial"))
-    (site / "page.html").write_text(
-        '<!doctype html><meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
-        f"{scripts}<article>{lesson(gauss_newton=FEW, zoodip=FEW).markup()}</article>"
-    )
+    trial = f"{TRIAL}\nwindow.given = {json.dumps(given)};\n"
+    lay(site, lesson(gauss_newton=FEW, zoodip=FEW).markup(), scripts={"trial": trial})
     return site
 
 

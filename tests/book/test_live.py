@@ -5,11 +5,9 @@ What the page computes is held against zoti, on the very numbers that the chapte
 
 import ast
 import base64
-import importlib.util
 import json
 import os
 import re
-import shutil
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 import torch
 
 from tests.book.chromium import CHROMIUM, Chromium
+from tests.book.folder import lay
 from tests.helpers import generator
 from zoti import ConceptToken, DenoisingLoss, PartialUniform, Uniform, ZOAdam, cache_latents, load_pipeline
 from zoti.data import load_subject
@@ -134,22 +133,9 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory, believed, sloped, stepped):
-    spec = importlib.util.spec_from_file_location("engine", ROOT / "book" / "engine.py")
-    engine = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "book")
-        spec.loader.exec_module(engine)
     site = tmp_path_factory.mktemp("site")
-    static = engine.bring(site, ROOT / "_build" / "engine").parent
-    shutil.copy(ROOT / "assets" / "zoti.js", static)
-    modules = {path.stem: path.read_text() for path in FRONT.glob("*.js")}
-    (static / "zoti-modules.js").write_text(f"window.zotiModules = {json.dumps(modules)};\n")
-    scripts = "".join(f'<script src="_static/{name}.js"></script>' for name in ("zoti-modules", "zoti"))
-    figures = "".join(figure[0].markup() for figure in (believed, sloped, stepped))
-    (site / "page.html").write_text(
-        '<!doctype html><meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
-        f"<style>{(FRONT / 'page.css').read_text()}</style>{scripts}<article>{figures}</article>"
-    )
+    figures = (figure[0].markup() for figure in (believed, sloped, stepped))
+    lay(site, *figures, head=f"<style>{(FRONT / 'page.css').read_text()}</style>")
     reader = Reader(site)
     yield reader
     reader.window.close()

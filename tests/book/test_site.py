@@ -308,8 +308,7 @@ def test_every_slider_is_moved_by_every_hand(page):
                 page.wait_for_timeout(50)
                 after = explorer.evaluate(SHOWN)
                 assert slider.get_attribute("aria-valuetext") != value, f"{hand}: the value isn't said"
-                nowhere = all("No time lies there" in told for told in after)  # chapter 7's, of many places
-                assert after and (after != before or nowhere), f"{hand}: nothing changes: {before}"
+                assert after and after != before, f"{hand}: nothing changes: {before}"
     assert not page.errors
 
 
