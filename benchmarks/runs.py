@@ -12,17 +12,20 @@ from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import torch
 
+import zoti.model
 from zoti import load_pipeline
+from zoti.identity import fingerprint
 from zoti.metrics import Metrics
 from zoti.model import model_key, noise_graph
 from zoti.page import processor
 
 Key = tuple[Any, ...]
+
+GRAPHS = Path(__file__).parents[1] / "_build" / "graphs"  # no other user's, and no other checkout's
 
 judges = cache(Metrics.load)  # these, once in a process
 
@@ -39,9 +42,16 @@ def workers(jobs: int) -> ProcessPoolExecutor:
 
 @cache
 def graph(weights: str = "int8") -> bytes:
-    """The model with weights of this kind, for onnxruntime; whoever asks first writes it for all, and for next time."""
-    path = Path(gettempdir()) / f"zoti-{model_key(pipeline(weights))}.onnx"
+    """The model with weights of this kind, for onnxruntime; whoever asks first writes it for all, and for next time.
+
+    Its name holds what decides its bits: the weights, the code of their layers, and the libraries that trace it.
+    """
+    code = [file.read_text() for file in sorted(Path(zoti.model.__file__).parent.glob("*.py"))]
+    by = [version(name) for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript")]
+    name = fingerprint({}, f"{model_key(pipeline(weights))} {by} {code}")
+    path = GRAPHS / f"{name}.onnx"
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")  # another may be writing it, too
         part.write_bytes(noise_graph(pipeline(weights)))
         part.replace(path)

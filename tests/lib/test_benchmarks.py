@@ -6,6 +6,7 @@ benchmarks/runs.py: what keeps a long benchmark's runs.
 import importlib.util
 import json
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import zoti.model
 from tests.helpers import problem, random_pipeline
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
@@ -91,3 +93,21 @@ def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path, monkeypatch):
         runs.Runs(out, ["method", "seed"]).make(pool, run, calls)
     assert {*ran[9:]} == {*calls} - kept
     assert [json.loads(line)["cost"] for line in out.read_text().splitlines()] == [7] * 4
+
+
+def test_a_graph_is_kept_until_what_decides_its_bits_is_another(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
+    runs, written = importlib.import_module("runs"), []
+    layers = shutil.copytree(Path(zoti.model.__file__).parent, tmp_path / "model")
+    kept = {"GRAPHS": tmp_path / "graphs", "pipeline": str, "model_key": lambda pipe: f"key of {pipe}"}
+    kept["noise_graph"] = lambda pipe: written.append(pipe) or f"graph {len(written)}".encode()
+    for name, here in kept.items():
+        monkeypatch.setattr(runs, name, here)
+    monkeypatch.setattr(zoti.model, "__file__", str(layers / "__init__.py"))
+    graph = runs.graph.__wrapped__  # as another process asks
+    assert graph("int8") == graph("int8") == b"graph 1" and graph("int4") == b"graph 2"
+    with monkeypatch.context() as later:
+        later.setattr(runs, "version", lambda name: f"a newer {name}")
+        assert graph("int8") == b"graph 3"
+    (layers / "rounding.py").write_text("# rounds otherwise")
+    assert graph("int8") == b"graph 4" and written == ["int8", "int4", "int8", "int8"]
