@@ -230,6 +230,8 @@ def dress(app, page, template, context, doctree):
     if doctree is not None:
         context["metatags"] = context.get("metatags", "") + described(app, page, doctree)
     context["body"] = body
+    if page == "search":  # from file:// the pages that it found cannot be fetched for a few of their words each
+        app.add_js_file(None, body='DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:"')
     if "zoti-widget" in body:
         app.add_js_file("zoti-modules.js", priority=700)
     app.add_js_file("zoti.js", priority=800)

@@ -442,16 +442,21 @@ def test_paper_shows_all_code_and_everything_covered_and_cuts_no_line(page):
 # ---- Other visits ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, "search.html?q=teapot"])
 def test_a_page_lives_in_a_folder_too(browser, name):
     """Opened as a file, where no module may be imported and nothing be fetched."""
     context = browser.new_context()
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto((HTML / name).as_uri())
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.goto(f"{HTML.as_uri()}/{name}")
     page.wait_for_function("document.documentElement.dataset.zoti == 'ready'")
     explorers, widgets = page.locator(".zoti-explorer, .zoti-predict, .zoti-teach"), page.locator(".zoti-widget")
-    assert explorers.count() >= widgets.count() and not errors
+    assert explorers.count() >= widgets.count()
+    if "?q=" in name:
+        page.get_by_text("Search finished").wait_for()
+        assert page.locator("#search-results li a").count() > 5
+    assert not errors
     context.close()
 
 
