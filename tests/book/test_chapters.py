@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -105,6 +108,28 @@ def test_the_first_cell_brings_the_library_where_it_is_not(path):
     assert [cell.source for cell in install] == [INSTALL]
     assert install == cells(path, "code")[:1], "it comes first"
     assert "remove-cell" in tags(install[0]), "it has nothing to tell a reader of the page"
+
+
+@by_name
+def test_what_zoti_does_not_bring_is_installed_where_it_is_not(path):
+    """Nothing else is there of what we have here, where a notebook lies alone and pip installed zoti."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    there = {"zoti", "ipython", *(re.match(r"[\w-]+", name)[0].lower() for name in asked)}
+    whose = packages_distributions()
+
+    def imported(node):
+        """The distributions that a piece of code imports, by their names, of those that are not Python's own."""
+        named = [name.name for one in ast.walk(node) if isinstance(one, ast.Import) for name in one.names]
+        named += [one.module for one in ast.walk(node) if isinstance(one, ast.ImportFrom)]
+        roots = {name.partition(".")[0] for name in named if name != "google.colab"} - sys.stdlib_module_names
+        return {name.lower() for root in roots for name in whose.get(root, [root])[:1]}
+
+    for cell in cells(path, "code"):
+        tree = ast.parse(TransformerManager().transform_cell(cell.source))
+        for tried in [node for node in ast.walk(tree) if isinstance(node, ast.Try)]:
+            if any("run_line_magic('pip', 'install" in ast.unparse(caught) for caught in tried.handlers):
+                there |= imported(tried)
+        assert imported(tree) <= there, f"try it, and %pip install it: {imported(tree) - there}"
 
 
 @by_name

@@ -427,12 +427,16 @@ def test_every_width_by_day_and_night(page, width):
 
 
 def test_paper_shows_all_code_and_everything_covered_and_cuts_no_line(page):
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="light")
     page.set_viewport_size({"width": 718, "height": 1047})  # A4, less a margin of a centimetre
-    hidden = page.evaluate("""[...document.querySelectorAll("div.cell:not(.tag_remove-cell) .cell_input pre")]
-        .filter((code) => !code.closest(".solution") && !code.getClientRects().length).length""")
-    assert not hidden
+    unseen = page.evaluate("""() => {
+        document.querySelectorAll("article details").forEach((details) => { details.open = false; });
+        document.querySelectorAll(".solution .toggle-button:not(.toggle-hidden)").forEach((button) => button.click());
+        dispatchEvent(new Event("beforeprint"));  // and paper waits for nothing that fades in
+        return [...document.querySelectorAll("div.cell:not(.tag_remove-cell) .cell_input pre")]
+            .filter((code) => !code.checkVisibility({ opacityProperty: true })).map((code) => code.innerText);
+    }""")
+    assert not unseen
     assert not cut(page, paper=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
     for covered in page.locator(".zoti-covered").all():
