@@ -1,8 +1,8 @@
 """What Sphinx does for this book beyond Jupyter Book's own: a small extension, named in _config.yml.
 
 It runs on the executed copy of the book (see build.py) and reads nothing but what the chapters put out: chapters,
-figures and exercises get numbers, terms explain themselves in the margin, formulas become MathML, claims join
-claims.json, and what the theme leaves wrong is mended.
+figures and exercises get numbers, terms explain themselves in the margin, works are called by their authors, formulas
+become MathML, claims join claims.json, and what the theme leaves wrong is mended.
 """
 
 import html
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.plain import Style
+from pybtex.style.labels import BaseLabelStyle
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
@@ -280,6 +283,22 @@ def finish(app, error):
             file.write_text(text, encoding="utf-8")
     for file in Path(app.outdir).glob("_static/scripts/fontawesome.js*"):
         file.unlink()
+
+
+class Names(BaseLabelStyle):
+    """In the list of references a work goes by its authors' names, as in the text: Gal et al., 2023."""
+
+    def format_labels(self, entries):
+        for entry in entries:
+            first, *others = [" ".join(person.last_names) for person in entry.persons["author"]]
+            yield f"{' and '.join([first, *others]) if len(others) < 2 else f'{first} et al.'}, {entry.fields['year']}"
+
+
+class ByName(Style):
+    default_label_style = Names
+
+
+register_plugin("pybtex.style.formatting", "by_name", ByName)
 
 
 def spoken(seconds):

@@ -237,6 +237,11 @@ def test_ids_are_unique_and_links_within_the_page_lead_somewhere(page):
     assert set(targets) - {""} <= set(ids)
 
 
+def test_a_work_is_called_by_its_authors_not_by_a_key(page):
+    listed = page.locator(".citation .label, .bibtex-citation a").all_text_contents()
+    assert not [label for label in listed if not re.search(r"\b(1[89]|20)\d\d\b", label)], listed
+
+
 def test_another_site_can_say_what_a_page_is_about_and_whose_it_is(page):
     if page.name in PAGES:
         for key in ('meta[name="description"]', 'meta[property="og:title"]', 'meta[property="og:image"]'):
