@@ -174,7 +174,8 @@ WRITTEN = """() => [...document.querySelectorAll(
     }
 })"""
 
-# What stands out of the window, or has words or pictures that its own edge cuts off. On paper nothing can be scrolled.
+# What stands out of the window, or has words or pictures that its own edge or the list of contents beside it cuts off.
+# On paper nothing can be scrolled.
 CUT = """(paper) => {
     const cut = [], wide = document.documentElement.clientWidth + 1;
     const moves = (e) => !paper && /auto|scroll/.test(getComputedStyle(e).overflowX);
@@ -184,6 +185,8 @@ CUT = """(paper) => {
         if (!box.width || clipPath !== "none" || e.closest(".bd-sidebar-secondary, svg *, math *")) continue;
         if (e.clientWidth && e.scrollWidth > e.clientWidth + 1 && overflowX !== "visible" && !moves(e))
             cut.push(`cut off: ${e.outerHTML.slice(0, 200)}`);
+        if (e.matches(".zoti-note") && box.right > e.closest(".bd-article-container").getBoundingClientRect().right + 1)
+            cut.push(`covered: ${e.outerHTML.slice(0, 200)}`);
         if ((box.left < -1 || box.right > wide) && !held(e.parentElement))
             cut.push(`stands out: ${e.outerHTML.slice(0, 200)}`);
     }
