@@ -181,9 +181,10 @@ CUT = """(paper) => {
     const moves = (e) => !paper && /auto|scroll/.test(getComputedStyle(e).overflowX);
     const held = (e) => e !== document.body && (moves(e) || (e.parentElement && held(e.parentElement)));
     for (const e of document.querySelectorAll(".bd-main *, .bd-footer *")) {
-        const box = e.getBoundingClientRect(), { clipPath, overflowX } = getComputedStyle(e);
+        const box = e.getBoundingClientRect(), { clipPath, overflowX, overflowY } = getComputedStyle(e);
         if (!box.width || clipPath !== "none" || e.closest(".bd-sidebar-secondary, svg *, math *")) continue;
-        if (e.clientWidth && e.scrollWidth > e.clientWidth + 1 && overflowX !== "visible" && !moves(e))
+        const low = paper && e.clientHeight && e.scrollHeight > e.clientHeight + 1 && overflowY !== "visible";
+        if (low || (e.clientWidth && e.scrollWidth > e.clientWidth + 1 && overflowX !== "visible" && !moves(e)))
             cut.push(`cut off: ${e.outerHTML.slice(0, 200)}`);
         if (e.matches(".zoti-note") && box.right > e.closest(".bd-article-container").getBoundingClientRect().right + 1)
             cut.push(`covered: ${e.outerHTML.slice(0, 200)}`);
