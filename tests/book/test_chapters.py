@@ -225,6 +225,14 @@ def test_figures_have_captions_and_are_named_where_the_text_speaks_of_them(path)
 
 
 @by_chapter
+def test_the_models_drawing_recurs_with_the_part_lit_that_a_section_is_about(path):
+    drawn = calls(path, "anatomy")
+    assert drawn and all(call.args and "caption" in told(call) for _, call in drawn)
+    lit = [" ".join(map(ast.unparse, call.args)) + ast.unparse(told(call)["caption"]) for _, call in drawn]
+    assert len(set(lit)) == len(lit), "drawn twice for the same thing"
+
+
+@by_chapter
 def test_exercises_have_solutions(path):
     # A solution is folded and follows its exercise, before the next one; its cells lie between two gates and are
     # executed like any other; tagged, so that a teacher's copy for students can leave them out.
