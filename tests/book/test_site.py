@@ -174,20 +174,24 @@ WRITTEN = """() => [...document.querySelectorAll(
     }
 })"""
 
-# What stands out of the window, or has words or pictures that its own edge or the list of contents beside it cuts off.
-# On paper nothing can be scrolled.
+# What stands out of the window, or has words or pictures that its own edge cuts off, and a term's note that lies under
+# the list of contents or over a cell. On paper nothing can be scrolled.
 CUT = """(paper) => {
     const cut = [], wide = document.documentElement.clientWidth + 1;
     const moves = (e) => !paper && /auto|scroll/.test(getComputedStyle(e).overflowX);
+    const place = (e) => e.getBoundingClientRect();
+    const boxes = [...document.querySelectorAll("article :is(.cell, .admonition)")].map(place);
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top + 1 < b.bottom && b.top + 1 < a.bottom;
     const held = (e) => e !== document.body && (moves(e) || (e.parentElement && held(e.parentElement)));
     for (const e of document.querySelectorAll(".bd-main *, .bd-footer *")) {
-        const box = e.getBoundingClientRect(), { clipPath, overflowX, overflowY } = getComputedStyle(e);
+        const box = place(e), { clipPath, overflowX, overflowY } = getComputedStyle(e);
         if (!box.width || clipPath !== "none" || e.closest(".bd-sidebar-secondary, svg *, math *")) continue;
         const low = paper && e.clientHeight && e.scrollHeight > e.clientHeight + 1 && overflowY !== "visible";
         if (low || (e.clientWidth && e.scrollWidth > e.clientWidth + 1 && overflowX !== "visible" && !moves(e)))
             cut.push(`cut off: ${e.outerHTML.slice(0, 200)}`);
-        if (e.matches(".zoti-note") && box.right > e.closest(".bd-article-container").getBoundingClientRect().right + 1)
-            cut.push(`covered: ${e.outerHTML.slice(0, 200)}`);
+        if (e.matches(".zoti-note")
+            && (box.right > place(e.closest(".bd-article-container")).right + 1 || boxes.some((b) => meet(box, b))))
+            cut.push(`in the way: ${e.outerHTML.slice(0, 200)}`);
         if ((box.left < -1 || box.right > wide) && !held(e.parentElement))
             cut.push(`stands out: ${e.outerHTML.slice(0, 200)}`);
     }
