@@ -1,4 +1,6 @@
 """What does each part of ZOODiP do? `python benchmarks/ablation.py` -> data/results/ablation.jsonl, for chapter 8.
+And which window of times teaches best? `python benchmarks/ablation.py windows` -> data/results/windows.jsonl, for
+chapter 7.
 
 ZOODiP whole, and ZOODiP with one part taken out or put otherwise, as in the paper's Tables 3 to 5 and S4 to S9. All
 learn the same eight subjects, drawn from data/recipes/subjects.json without those that anything was tuned on, with the
@@ -7,6 +9,9 @@ same dice and the same number of forward passes: 1,000, or what they cost (3 for
 The settings are those with which benchmarks/beyond.py's tuning did best at so many passes, those of its rivals too:
 backpropagation, Gauss-Newton and GF-TI. Only the rate of SGD, which feels the length of a gradient, is another, and
 tuned here on the same four subjects, by the loss on truth. Nothing else is tuned: an ablation changes one thing.
+
+The windows are those of the paper's Figure 7 on a coarser grid, without the subspace, which is chapter 8's to judge;
+their subjects are the first three of the eight.
 
 A line of JSON a run: the loss of its word on pictures that it never saw, in the window and at all times, each beside
 that of the class word under the same weights; DINO's cosine of 16 paintings with the true pictures of their captions;
@@ -22,6 +27,7 @@ import random
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +105,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "4 bits": {"weights": "int4"},
     "fp32": {"weights": "none"},
     "ν = 0.1": {"subspace": {**PATH, "nu": 0.1}},
+}
+EDGES = [0, 300, 500, 700, 900, 1000]
+#: Where learning may look: every window between two edges; and, to compare with, times by their noise, and no learning.
+WINDOWS: dict[str, dict[str, Any]] = {
+    "class word": {"optimizer": "none"},
+    **{f"{a} to {b}": {"subspace": None, "times": [a, b]} for a, b in combinations(EDGES, 2)},
+    "SNR-weighted": {"subspace": None, "times": "snr"},
 }
 ESTIMATORS = {"rge": (rge, 1, 1), "one-point": (one_point, 1, 1), "spsa": (spsa, 2, 0)}  # a step: per * n + spare
 
@@ -199,6 +212,10 @@ def run(key: tuple[Any, ...]) -> dict[str, Any]:
     return line | {"made": made()}
 
 
+#: What is learned, of how many subjects, with how many seeds.
+STUDIES = {"ablation": (VARIANTS, 8, 5), "windows": (WINDOWS, 3, 2)}
+
+
 class Ablation(Runs):
     """All runs of this benchmark."""
 
@@ -210,14 +227,20 @@ class Ablation(Runs):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="one seed each")
-    parser.add_argument("--methods", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--subjects", nargs="+", default=subjects())
+    parser.add_argument("study", nargs="?", default="ablation", choices=STUDIES)
+    parser.add_argument("--rounds", type=int, help="one seed each")
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--subjects", nargs="+")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
-    parser.add_argument("--out", type=Path, default=DATA / "results" / "ablation.jsonl")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    variants, sitters, rounds = STUDIES[args.study]
+    out = args.out or DATA / "results" / f"{args.study}.jsonl"
+    args.methods = args.methods or list(variants)
+    if unknown := {*args.methods} - {*variants}:
+        parser.error(f"no method of this study: {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
     with workers(args.jobs) as pool:
-        trial, here = Ablation(args.out, KEY), (model_key(pipeline("int8")), recipe())
+        trial, here = Ablation(out, KEY), (model_key(pipeline("int8")), recipe())
 
         def key(name: str, change: dict[str, Any], subject: str, seed: int) -> tuple[Any, ...]:
             return (*here, name, json.dumps(WHOLE | change, sort_keys=True), subject, seed)
@@ -231,14 +254,14 @@ def main() -> None:
             if "SGD" in args.methods
         }
         make([key for keys in tried.values() for key in keys])
-        for seed in range(args.rounds):
+        for seed in range(args.rounds or rounds):
             for name in args.methods:
-                change = VARIANTS[name]
+                change = variants[name]
                 if name == "SGD":
                     lines = {rate: [trial.done[k] for k in keys] for rate, keys in tried.items()}
                     gained = {rate: sum(a["loss"] / a["class word's loss"] for a in at) for rate, at in lines.items()}
                     change = change | {"lr": min(gained, key=gained.get)}
-                make([key(name, change, subject, seed) for subject in args.subjects])
+                make([key(name, change, subject, seed) for subject in args.subjects or subjects()[:sitters]])
 
 
 if __name__ == "__main__":
