@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Dinov2Model
+from transformers.utils import logging
 
 from zoti.data import DATA
 from zoti.images import shown
@@ -98,6 +99,7 @@ class Metrics:
 
         The paper's are openai/clip-vit-base-patch32 and facebook/dinov2-base.
         """
+        logging.disable_progress_bar()  # bars of loading weights litter a notebook
         clip_class: Any = CLIPModel  # transformers leaves these untyped
         dino_class: Any = Dinov2Model
         processor: Any = AutoImageProcessor

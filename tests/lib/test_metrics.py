@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.utils import logging
 
 from tests import helpers
 from tests.helpers import generator
@@ -19,12 +20,17 @@ randn = partial(helpers.randn, dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def judge() -> Metrics:
+    logging.enable_progress_bar()
     return Metrics.load()
 
 
 @pytest.fixture(scope="module")
 def teapot():
     return load_subject("teapot")
+
+
+def test_the_judges_are_opened_without_a_bar_in_the_notebook(judge):
+    assert not logging.is_progress_bar_enabled()
 
 
 def test_likeness_within_a_set_leaves_out_each_with_itself():

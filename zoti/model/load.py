@@ -15,6 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from zoti.data import DATA, Pipeline
 from zoti.model.fill import Tensors, fill_
@@ -89,7 +90,8 @@ def load_pipeline(
     name = str(name_or_path)
     path = find_model(PRESETS[name].source if name in PRESETS else name, PRESETS, safety_checker)
     opener = _Opener(weights, torch.device(_best() if device is None else device), safety_checker)
-    diffusers_logging.disable_progress_bar()  # a bar of loading parts litters a notebook
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # bars of loading parts litter a notebook
     try:
         pipe = opener.folder(path) if path.is_dir() else opener.single_file(path)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
