@@ -298,7 +298,8 @@ class Trial(Runs):
 
     def end(self, name: str) -> int:
         """How many passes a method is given."""
-        return max(p for p in self.args.passes if name != OURS or p <= self.args.ours)
+        most = self.args.ours if name == OURS else self.args.variants if name in VARIANTS else 10**9
+        return max(p for p in self.args.passes if p <= most)
 
     def tuning(self, name: str, settings: dict[str, Any], subject: str) -> tuple[Any, ...]:
         """The key of a run of the tuning, which may be shorter."""
@@ -403,7 +404,9 @@ def main() -> None:
     parser.add_argument("--paint", nargs="*", type=int, default=[1000, 3000], help="paint at these numbers of passes")
     parser.add_argument("--seeds", type=int, default=3, help="and two more, where these do not decide")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--variants", action="store_true", help="more vectors and other windows too")
+    parser.add_argument(
+        "--variants", type=int, default=0, help="other windows and more vectors too, with so many passes"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
     parser.add_argument("--out", type=Path, default=DATA / "results" / "beyond.jsonl")
     args = parser.parse_args()
