@@ -212,7 +212,7 @@ def test_the_chapter_that_fails_is_named_first_and_last(book):
     assert code == 1
     line = f"{book.line('import sys')}: raises ZeroDivisionError: division by zero"
     assert told.count(line) == 2 and told.rstrip().endswith(line)
-    assert told.index(line) < told.index("Traceback")
+    assert told.index(line) < told.rindex("Traceback") < told.rindex(line)  # a kernel may have told of its own before
     assert not (book.root / "_build" / "html").exists()
 
 
